@@ -1,0 +1,29 @@
+"""Measure prompting, retrieval and fine-tuning on your own data, and know which to use.
+
+    import domainwright as dw
+    verdict = dw.decide("study.yaml")
+    print(verdict.recommendation.sentence)
+    print(verdict.best.chat("What is warfarin used for?"))
+
+Importing this package loads no torch: each name below is imported on first use.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "decide": "domainwright.studies.api",
+    "train": "domainwright.studies.api",
+    "load_run": "domainwright.studies.api",
+    "read_study": "domainwright.studies.study",
+    "load_base": "domainwright.models.base",
+}
+__all__ = ["__version__", "decide", "load_base", "load_run", "read_study", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'domainwright' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

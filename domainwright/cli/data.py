@@ -1,0 +1,106 @@
+"""`dw data`: look at data as the model will see it."""
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Look at data as the model will see it.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@app.callback()
+def group() -> None:
+    """Look at data as the model will see it."""
+
+
+@app.command()
+def show(
+    file: Annotated[Path, typer.Argument(help="A data file.")],
+    base: Annotated[
+        str, typer.Option(help="Base whose template and tokens are shown.")
+    ] = "smollm2-135m",
+    rows: Annotated[int, typer.Option("-n", "--rows", help="Rows to print.")] = 3,
+    format: Annotated[str | None, typer.Option(help="Override the detected format.")] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--column", help="Override a column: --column question=Frage."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Print rows with the supervised tokens coloured, and what was set aside."""
+    from domainwright.core.errors import ConfigError
+    from domainwright.studies.look import look
+
+    mapping = {}
+    for pair in columns or []:
+        role, sign, name = pair.partition("=")
+        if not sign:
+            raise ConfigError(f"--column {pair!r} has no value.", "write --column ROLE=COLUMN.")
+        mapping[role] = name
+    seen = look(file, base, rows, format=format, columns=mapping)
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "file": seen.result.file,
+                    "format": seen.result.format,
+                    "columns": seen.result.columns,
+                    "records": seen.result.records,
+                    "kept": len(seen.result.rows),
+                    "set_aside": [asdict(x) for x in seen.result.set_aside],
+                    "rows": [
+                        {"id": r.id, "tokens": r.tokens, "supervised": r.supervised}
+                        for r in seen.rows
+                    ],
+                },
+                ensure_ascii=False,
+            )
+        )
+        return
+    _print(seen)
+
+
+def _print(seen: object) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from domainwright.studies.look import Look
+
+    assert isinstance(seen, Look)
+    console, result = Console(), seen.result
+    used = ", ".join(f"{role}={column}" for role, column in result.columns.items())
+    console.print(
+        f"{result.file}: {result.format} ({used})",
+        highlight=False,
+    )
+    console.print(
+        f"{result.records} records = {len(result.rows)} rows + {len(result.set_aside)} set aside",
+        highlight=False,
+    )
+    for reason, count in Counter(x.reason for x in result.set_aside).most_common():
+        first = next(x for x in result.set_aside if x.reason == reason)
+        console.print(
+            f"  {count} {reason}, first in line {first.line}: {first.detail}",
+            highlight=False,
+            markup=False,
+        )
+    for row in seen.rows:
+        console.print()
+        count = sum(row.supervised)
+        console.print(
+            f"{row.id}: {len(row.tokens)} tokens, {count} supervised", style="bold", highlight=False
+        )
+        text = Text()
+        for token, on in zip(row.tokens, row.supervised, strict=True):
+            text.append(token, "black on green" if on else "dim")
+        console.print(text)
+    if seen.rows:
+        console.print()
+        legend = Text("supervised", "black on green")
+        legend.append("  read, without loss", "dim")
+        console.print(legend)

@@ -1,0 +1,51 @@
+"""`dw decide`: which strategy to use, measured."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def decide(
+    study: Annotated[Path, typer.Argument(help="Study file (YAML).")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder to write; runs/<name> if not given."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a setting: --set train.steps=50. May be repeated."),
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="Shorthand for budget.minutes.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted study.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Delete what the folder holds first.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the verdict as JSON.")] = False,
+) -> None:
+    """Measure every strategy on your data and say which to use.
+
+    A study file needs two lines:
+
+      base: smollm2-135m
+      data: {train: answers.jsonl, documents: handbook.jsonl}
+    """
+    from domainwright.cli._screen import progress
+    from domainwright.studies.api import decide as run
+
+    overrides = list(settings or [])
+    if minutes is not None:
+        overrides.append(f"budget.minutes={minutes}")
+    with progress() as (listen, stop):
+        decided = run(
+            study, output, overrides=overrides, resume=resume, fresh=fresh, listen=listen, stop=stop
+        )
+    if as_json:
+        print(json.dumps(decided.verdict.as_json(), ensure_ascii=False))
+        return
+    from domainwright.cli._verdict import show
+
+    show(decided.verdict, decided.folder)

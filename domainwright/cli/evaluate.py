@@ -1,0 +1,33 @@
+"""`dw evaluate`: score a model or a run on a file."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A base (alias, hub id, folder) or a run folder.")],
+    data: Annotated[Path, typer.Option(help="Conversations, multiple choice or plain text.")],
+    items: Annotated[int, typer.Option("-n", "--items", help="Rows scored, from the top.")] = 100,
+    new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 128,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Score a model on a file: answers, choices or bits per byte, each with its interval."""
+    from domainwright.cli._screen import progress
+    from domainwright.studies.score import score_file
+
+    with progress() as (listen, _):
+        found = score_file(model, data, items=items, new_tokens=new_tokens, listen=listen)
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False))
+        return
+    low, high = found["low"], found["high"]
+    print(
+        f"{found['score']} {found['mean']:.4f} [95 % {low:.4f}, {high:.4f}] "
+        f"on {found['items']} rows of {data}"
+    )
+    for name, value in found["metrics"].items():
+        print(f"  {name} {value:.4f}")
+    print(f"  parsed {found['parsed']:.1%}")

@@ -1,0 +1,23 @@
+"""`dw export`: the trained model in a form that others load."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of `dw decide` or `dw train`.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
+    to: Annotated[
+        str, typer.Option(help="merged (a plain model) or peft (an adapter).")
+    ] = "merged",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Write the tuned model as plain safetensors, or its adapter for PEFT."""
+    import json
+
+    from domainwright.studies.export import export as run_export
+
+    written = run_export(run, output, to)
+    print(json.dumps({"folder": str(written), "form": to}) if as_json else f"{to}  {written}")

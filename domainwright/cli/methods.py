@@ -1,0 +1,39 @@
+"""`dw methods`: the ways to tune, and the prompting strategies."""
+
+import json
+from typing import Annotated
+
+import typer
+
+
+def methods(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """List every strategy with one line each."""
+    from domainwright.methods import METHODS
+    from domainwright.prompting import PROMPTINGS
+
+    listed = [
+        *(
+            {"name": n, "kind": "prompting", "summary": PROMPTINGS.get(n).summary}
+            for n in PROMPTINGS.names()
+        ),
+        *(
+            {
+                "name": n,
+                "kind": "method",
+                "summary": METHODS.get(n).summary,
+                "parameters": METHODS.get(n).parameter_formula,
+                "merges": bool(METHODS.get(n).merge_rtol),
+            }
+            for n in METHODS.names()
+        ),
+    ]
+    if as_json:
+        print(json.dumps(listed))
+        return
+    for entry in listed:
+        print(f"{entry['name']:<12} {entry['kind']:<10} {entry['summary']}")
+        if "parameters" in entry:
+            print(f"{'':<23} parameters: {entry['parameters']}")
+    print("\nA method and a prompting strategy go together as lora+rag.")

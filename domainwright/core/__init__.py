@@ -1,0 +1,1 @@
+"""The nouns everyone shares: errors, records, settings, artifacts, seeds, progress."""

@@ -1,0 +1,67 @@
+"""What this machine has, and how much memory this process took at its peak."""
+
+import os
+import platform
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def reset_peak() -> None:
+    """Start a new peak measurement, where the system can (Linux)."""
+    try:
+        CLEAR.write_text("5")
+    except OSError:
+        return  # macOS, Windows, locked-down containers: the peak then covers the whole process
+
+
+def peak_rss_mib() -> int:
+    """Largest resident memory since `reset_peak`, in MiB."""
+    if STATUS.is_file():
+        for line in STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) // 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (1024 * 1024 if sys.platform == "darwin" else 1024)
+
+
+def memory_gb() -> float:
+    """Memory this process may use, in GB (10^9 bytes): the machine's, or its container's limit."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file():
+        text = limit.read_text().strip()
+        if text.isdigit():
+            total = min(total, int(text))
+    return total / 1e9
+
+
+def cores() -> int:
+    """Processor cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def processor() -> str:
+    """The processor's name, as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def describe() -> dict[str, Any]:
+    """Facts for the report: what the figures were measured on."""
+    return {
+        "processor": processor(),
+        "cores": cores(),
+        "memory_gb": round(memory_gb(), 1),
+        "system": platform.system(),
+        "python": platform.python_version(),
+    }

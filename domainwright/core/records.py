@@ -1,0 +1,101 @@
+"""What flows through the house: one frozen class per kind of row, and what was set aside."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    """"system", "user" or "assistant"."""
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """Where a row comes from. Every kind of row below adds its contents."""
+
+    id: str
+    """Unique in the study. Taken from the file, or made from file name and line."""
+    group: str
+    """Rows of one group (document, patient, contract) never sit on two sides of a split."""
+    file: str
+    line: int
+    """Line in a line-based file, or the 1-based position of the record. Counts from 1."""
+    date: str | None = None
+    """ISO 8601, for splits by time."""
+    topic: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chat(Row):
+    """A conversation that ends with the assistant's answer."""
+
+    messages: tuple[Message, ...]
+
+    @property
+    def question(self) -> str:
+        """The last user turn."""
+        return next(m.content for m in reversed(self.messages) if m.role == "user")
+
+    @property
+    def answer(self) -> str:
+        return self.messages[-1].content
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice(Row):
+    """A question with one right choice among several."""
+
+    question: str
+    choices: tuple[str, ...]
+    answer: int
+    """Index of the right choice, from 0."""
+    context: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text(Row):
+    """Plain text of the domain, to be continued."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preference(Row):
+    """Two replies to one prompt; `chosen` is preferred."""
+
+    prompt: tuple[Message, ...]
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rated(Row):
+    """One reply and whether it was wanted (KTO rows)."""
+
+    prompt: tuple[Message, ...]
+    reply: str
+    wanted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document(Row):
+    """What retrieval may quote."""
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetAside:
+    """A record that was not used, and why. One line of `set_aside.jsonl`."""
+
+    file: str
+    line: int
+    id: str | None
+    reason: str
+    """A short registry-like word: "empty_answer", "not_json", "near_duplicate"."""
+    detail: str
+    """What was found, in words, with the offending value."""

@@ -1,0 +1,1 @@
+"""One file per exam, and what was forgotten."""

@@ -1,0 +1,50 @@
+"""What an exam yields."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from domainwright.core.records import Message
+
+
+class Mark(NamedTuple):
+    """One judgement of one reply."""
+
+    correct: float
+    """In [0, 1]; 0 or 1 for exact tasks."""
+    parsed: bool
+    """False: no answer was found. Its own rate, never folded into `correct`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """How one item is asked. Made by a prompting strategy, read by a task."""
+
+    messages: tuple[Message, ...] = ()
+    """For conversations."""
+    text: str = ""
+    """For choices: everything up to the choice."""
+    passages: tuple[str, ...] = ()
+    """What retrieval quoted, as "title: text"."""
+    examples: tuple[str, ...] = ()
+    """Ids of the training rows shown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One test item, asked and marked."""
+
+    id: str
+    group: str
+    question: str
+    reference: str
+    reply: str
+    mark: Mark
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Further measures of this item, such as "rouge_l"."""
+    loss: float | None = None
+    """Nats, summed over the tokens of the reference."""
+    loss_tokens: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    seconds: float = 0.0
+    passages: tuple[str, ...] = ()

@@ -1,0 +1,114 @@
+"""What is kept of general ability: bits per byte on general text, accuracy on general choices.
+
+Measured on every trained strategy against the untouched base, item by item, with the suite
+that ships in `retention/` and with the user's own files if given. Forgetting is the loss.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from domainwright.core.progress import Listener, quiet
+from domainwright.core.records import Choice, Text
+from domainwright.evaluate.records import Item, Prompt
+from domainwright.evaluate.tasks import TASKS
+from domainwright.maths.bootstrap import Interval, interval
+from domainwright.models.base import Base
+from domainwright.models.forms import choice_prompt
+
+SHIPPED = Path(__file__).parent / "retention"
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    texts: tuple[Text, ...]
+    choices: tuple[Choice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Retained:
+    """One model on the suite."""
+
+    texts: tuple[Item, ...]
+    choices: tuple[Item, ...]
+
+    @property
+    def bits_per_byte(self) -> float:
+        return -float(np.mean([x.mark.correct for x in self.texts]))
+
+    @property
+    def accuracy(self) -> float:
+        return float(np.mean([x.mark.correct for x in self.choices]))
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A tuned model against the base. Forgetting: nats and bits up, accuracy down."""
+
+    nats_per_token: Interval
+    bits_per_byte: Interval
+    accuracy: Interval
+
+
+def shipped_suite() -> Suite:
+    """The suite written for this project."""
+    texts = [
+        Text(id=d["id"], group=d["id"], file="retention/text.jsonl", line=n, text=d["text"])
+        for n, d in _lines("text.jsonl")
+    ]
+    choices = [
+        Choice(
+            id=d["id"],
+            group=d["id"],
+            file="retention/choices.jsonl",
+            line=n,
+            question=d["question"],
+            choices=tuple(d["choices"]),
+            answer=d["answer"],
+        )
+        for n, d in _lines("choices.jsonl")
+    ]
+    return Suite(tuple(texts), tuple(choices))
+
+
+def measure(
+    base: Base, suite: Suite, *, listen: Listener = quiet, stage: str = "retention"
+) -> Retained:
+    """The suite on the base with whatever hangs on it."""
+    texts = TASKS.get("texts").run(base, suite.texts, listen=listen, stage=f"{stage}: text")
+    prompts = [Prompt(text=choice_prompt(row)) for row in suite.choices]
+    choices = TASKS.get("choices").run(
+        base,
+        suite.choices,
+        prompts,
+        decide_by="accuracy_norm",
+        listen=listen,
+        stage=f"{stage}: choices",
+    )
+    return Retained(tuple(texts), tuple(choices))
+
+
+def change(before: Retained, after: Retained) -> Change:
+    """Paired over items, after minus before."""
+
+    def difference(a: Sequence[float], b: Sequence[float]) -> Interval:
+        return interval(np.array(b) - np.array(a))
+
+    def nats(items: tuple[Item, ...]) -> list[float]:
+        return [(x.loss or 0.0) / max(1, x.loss_tokens) for x in items]
+
+    return Change(
+        difference(nats(before.texts), nats(after.texts)),
+        difference([-x.mark.correct for x in before.texts], [-x.mark.correct for x in after.texts]),
+        difference(
+            [x.mark.correct for x in before.choices], [x.mark.correct for x in after.choices]
+        ),
+    )
+
+
+def _lines(name: str) -> list[tuple[int, dict]]:
+    text = (SHIPPED / name).read_text(encoding="utf-8")
+    return [(n, json.loads(line)) for n, line in enumerate(text.splitlines(), 1)]

@@ -1,0 +1,80 @@
+"""Multiple choice by log-likelihood, with lm-evaluation-harness's semantics.
+
+    score_i = log p(" " + choice_i | prompt)
+    accuracy       argmax of score_i
+    accuracy_norm  argmax of score_i / characters of choice_i
+
+Source: lm_eval 0.4.13, api/task.py (`acc`, `acc_norm`); the first of equal scores wins.
+"""
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from domainwright.core.progress import Listener, quiet
+from domainwright.core.records import Choice
+from domainwright.evaluate.records import Item, Mark, Prompt
+from domainwright.evaluate.tasks import TASKS
+from domainwright.infer.likelihood import Request, score
+from domainwright.models.base import Base
+from domainwright.models.forms import continuation
+
+
+@TASKS.register
+class Choices:
+    """Questions with one right choice."""
+
+    version = 1
+    scores = ("accuracy_norm", "accuracy")
+
+    @staticmethod
+    def run(
+        base: Base,
+        rows: Sequence[Choice],
+        prompts: Sequence[Prompt],
+        *,
+        decide_by: str,
+        new_tokens: int = 0,
+        listen: Listener = quiet,
+        stage: str = "choices",
+    ) -> list[Item]:
+        """Score every choice of every row."""
+        requests, owners = [], []
+        for number, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
+            for choice in row.choices:
+                requests.append(Request(*continuation(base.template, prompt.text, " " + choice)))
+                owners.append(number)
+        begun = time.perf_counter()
+        likelihoods = score(base, requests, listen=listen, stage=stage)
+        seconds = (time.perf_counter() - begun) / max(1, len(rows))
+        items, start = [], 0
+        for row, prompt in zip(rows, prompts, strict=True):
+            mine = likelihoods[start : start + len(row.choices)]
+            asked = requests[start]
+            start += len(row.choices)
+            scores = np.array([x.log_probability for x in mine])
+            picks = {
+                "accuracy": int(scores.argmax()),
+                "accuracy_norm": int((scores / [len(c) for c in row.choices]).argmax()),
+            }
+            pick = picks[decide_by]
+            right = mine[row.answer]
+            items.append(
+                Item(
+                    id=row.id,
+                    group=row.group,
+                    question=row.question,
+                    reference=row.choices[row.answer],
+                    reply=row.choices[pick],
+                    mark=Mark(float(pick == row.answer), True),
+                    metrics={name: float(p == row.answer) for name, p in picks.items()},
+                    loss=-right.log_probability,
+                    loss_tokens=right.tokens,
+                    tokens_in=len(asked.context),
+                    tokens_out=sum(x.tokens for x in mine),
+                    seconds=seconds,
+                    passages=prompt.passages,
+                )
+            )
+        return items

@@ -1,0 +1,1 @@
+"""Likelihoods and greedy answers from a base, with whatever adapter hangs on it."""

@@ -1,0 +1,1 @@
+"""Arithmetic that two packages need. Pure functions on arrays."""

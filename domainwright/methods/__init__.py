@@ -1,0 +1,16 @@
+"""One file per way to tune. A method attaches parameters to hook points of the base.
+
+A file registers one class that has
+
+    Settings      a frozen dataclass, every field documented
+    version       an integer, part of the artifact: "lora@1"
+    summary       one line for `dw methods`
+    parameter_formula   the closed form, in words of methods.md
+    merge_rtol    {dtype: largest relative error of merged logits}, empty if it cannot be merged
+    build(base, settings, seed) -> Adapter
+    load(base, folder) -> Adapter
+"""
+
+from domainwright.core.registry import Folder
+
+METHODS: Folder = Folder("domainwright.methods", "method")

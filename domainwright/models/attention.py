@@ -1,0 +1,128 @@
+"""Attention over packed documents, as a plug-in that every architecture of transformers calls.
+
+A flat batch holds many documents one after the other in one row. Each document attends
+causally to itself and to nothing else, so the result equals running it alone. On a CPU no
+library kernel skips the blocks of a document mask, so documents are attended one by one:
+the work is the sum of squares of their lengths, not the square of the sum.
+
+Dimension key: B batch, H heads, K key/value heads, T tokens, h head size.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import AttentionInterface
+
+NAME = "domainwright"
+"""Name under which the plug-in is registered with transformers."""
+
+
+def attend(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    cu_seq_lens_q: Tensor | None = None,
+    document_bounds: tuple[int, ...] | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """The attention of one layer.
+
+    Args:
+        query: (B, H, T, h); key, value: (B, K, S, h).
+        attention_mask: boolean (B, 1, T, S), True where a query may look; None is causal.
+        document_bounds: first token of each document and the total, on a flat batch (B = 1).
+
+    Returns:
+        (B, T, H, h) and None in the place of the weights, as transformers expects.
+    """
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    if document_bounds is not None and len(document_bounds) > 2:
+        parts = [
+            _attend_one(
+                query[:, :, a:b],
+                key[:, :, a:b],
+                value[:, :, a:b],
+                None,
+                scale,
+                sliding_window,
+                softcap,
+                dropout,
+            )
+            for a, b in pairwise(document_bounds)
+        ]
+        return torch.cat(parts, dim=2).transpose(1, 2), None
+    out = _attend_one(query, key, value, attention_mask, scale, sliding_window, softcap, dropout)
+    return out.transpose(1, 2), None
+
+
+def _attend_one(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+    dropout: float,
+) -> Tensor:
+    length, total = query.shape[2], key.shape[2]
+    if window is not None and total > window:
+        mask = _band(length, total, window, query.device) & (True if mask is None else mask)
+    if softcap is not None:
+        return _eager(query, key, value, mask, scale, softcap, dropout)
+    causal = mask is None and length > 1
+    if causal and length != total:
+        mask, causal = _band(length, total, None, query.device), False
+    return functional.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        dropout_p=dropout,
+        scale=scale,
+        is_causal=causal,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+
+
+def _band(length: int, total: int, window: int | None, device: torch.device) -> Tensor:
+    """Causal boolean mask (1, 1, length, total); with a window, older keys are hidden too."""
+    row = torch.arange(total - length, total, device=device)[:, None]
+    column = torch.arange(total, device=device)[None, :]
+    seen = column <= row
+    if window is not None:
+        seen &= column > row - window
+    return seen[None, None]
+
+
+def _eager(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    softcap: float,
+    dropout: float,
+) -> Tensor:
+    """Plain attention, for scores that are capped before the softmax (Gemma 2)."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    score = softcap * torch.tanh(query @ key.transpose(-1, -2) * scale / softcap)
+    if mask is None:
+        mask = _band(query.shape[2], key.shape[2], None, query.device)
+    weight = score.masked_fill(~mask, float("-inf")).softmax(-1, torch.float32).to(query.dtype)
+    return functional.dropout(weight, dropout) @ value
+
+
+# Absent from transformers' mask table on purpose: then it builds no mask of its own and
+# hands through the 4-D mask it is given, or None.
+AttentionInterface.register(NAME, attend)

@@ -1,0 +1,235 @@
+"""The loaded base: its tokens in, its hidden states and log-probabilities out.
+
+Everything above this floor sees flat batches; how an architecture is fed is decided here
+once, by a probe at load time, and never guessed:
+
+    "packed"   document bounds reach our attention plug-in
+    "masked"   the architecture needs an explicit block-diagonal mask
+    "single"   documents run one at a time (recurrent and other models)
+
+Dimension key: T tokens, D hidden size, N chosen positions, V vocabulary.
+"""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from domainwright.core.errors import CapabilityError, DataError
+from domainwright.models import attention
+from domainwright.models.embedded import quiet_transformers
+from domainwright.models.flat import Flat, flatten
+from domainwright.models.hooks import Hooks
+from domainwright.models.resolve import Source, check_safe, resolve, weights_hash
+from domainwright.models.template import Template
+
+FAST_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(eq=False)
+class Base:
+    """A frozen causal language model with its tokenizer and hook points."""
+
+    model: Any
+    tokenizer: Any
+    template: Template
+    source: Source
+    sha256: str
+    """Of weights and configuration. An adapter refuses any other base."""
+    feeding: str = "packed"
+    plain_head: bool = True
+    """True when logits are one matrix product of the final hidden states."""
+    hooks: Hooks = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.hooks = Hooks(self.model)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.model.config.get_text_config().vocab_size)
+
+    @property
+    def context(self) -> int:
+        """Longest input in tokens."""
+        config = self.model.config.get_text_config()
+        return int(getattr(config, "max_position_embeddings", None) or 2048)
+
+    @property
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def head_VD(self) -> Tensor:
+        weight: Tensor = self.model.get_output_embeddings().weight
+        return weight
+
+    def hidden(self, flat: Flat) -> Tensor:
+        """Final hidden states (T, D) of a flat batch; no document sees another."""
+        backbone = self.model.base_model
+        if self.feeding == "single":
+            parts = [
+                self._one(backbone, flat.ids_T[s], flat.positions_T[s]) for s in flat.documents()
+            ]
+            return torch.cat(parts)
+        return self._states(backbone(**self._inputs(flat)))
+
+    def logits(self, flat: Flat, chosen_N: Tensor) -> Tensor:
+        """Logits (N, V) at the chosen positions of a flat batch, in the base's dtype."""
+        if self.plain_head:
+            return self.project(self.hidden(flat)[chosen_N])
+        if self.feeding == "single":
+            rows = torch.cat(
+                [
+                    self.model(input_ids=flat.ids_T[s][None], use_cache=False).logits[0]
+                    for s in flat.documents()
+                ]
+            )
+            return rows[chosen_N]
+        out = self.model(**self._inputs(flat), logits_to_keep=chosen_N)
+        return out.logits[0]
+
+    def project(self, hidden_ND: Tensor) -> Tensor:
+        """Logits (N, V) of hidden states, where `plain_head` holds."""
+        head = self.model.get_output_embeddings()
+        return nn.functional.linear(hidden_ND, head.weight, getattr(head, "bias", None))
+
+    def _inputs(self, flat: Flat) -> dict[str, Any]:
+        inputs: dict[str, Any] = {
+            "input_ids": flat.ids_T[None],
+            "position_ids": flat.positions_T[None],
+            # use_cache must be off: with it, transformers ignores packing without a word.
+            "use_cache": False,
+        }
+        if self.feeding == "packed":
+            return {**inputs, "document_bounds": flat.bounds}
+        return {**inputs, "attention_mask": _block_mask(flat)}
+
+    def _one(self, backbone: nn.Module, ids_T: Tensor, positions_T: Tensor) -> Tensor:
+        return self._states(backbone(input_ids=ids_T[None], use_cache=False))
+
+    @staticmethod
+    def _states(out: Any) -> Tensor:
+        states: Tensor = out.last_hidden_state
+        return states[0]
+
+
+def _block_mask(flat: Flat) -> Tensor:
+    """Boolean (1, 1, T, T): causal inside a document, nothing across."""
+    lengths = [b - a for a, b in pairwise(flat.bounds)]
+    number = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    same = number[:, None] == number[None, :]
+    return same.tril()[None, None].to(flat.ids_T.device)
+
+
+def fast_dtype(device: str) -> torch.dtype:
+    """bfloat16 where this machine multiplies it faster than float32, else float32."""
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    capable = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    return torch.bfloat16 if device == "cpu" and (capable or tiles) else torch.float32
+
+
+def load_base(
+    name: str,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+) -> Base:
+    """Load the base called `name` (alias, hub id or local folder), frozen, ready for hooks.
+
+    Args:
+        dtype: "float32", "bfloat16", "float16", or "auto" for what this machine is fast at.
+        device: "cpu", "cuda", "mps", or "auto".
+
+    Raises:
+        ConfigError, CapabilityError, DataError: not found, out of reach, or not safe to load.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    source = resolve(name, revision=revision)
+    check_safe(source, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    wanted = fast_dtype(device) if dtype == "auto" else FAST_DTYPES[dtype]
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
+            model = AutoModelForCausalLM.from_pretrained(
+                source.folder,
+                config=config,
+                dtype=wanted,
+                use_safetensors=not allow_pickle,
+                trust_remote_code=trust_remote_code,
+                weights_only=True,
+            )
+            tokenizer = AutoTokenizer.from_pretrained(
+                source.folder, trust_remote_code=trust_remote_code
+            )
+    except (ValueError, KeyError, OSError) as error:
+        raise DataError(
+            f"transformers cannot load {name!r} as a causal language model: {error}",
+            "give a decoder-only language model that your transformers version supports.",
+        ) from error
+    model = model.to(device)  # type: ignore[arg-type]
+    return prepare(model, tokenizer, source, weights_hash(source.folder))
+
+
+def prepare(model: Any, tokenizer: Any, source: Source, sha256: str) -> Base:
+    """Freeze a transformers model, probe how it is fed, and wrap it."""
+    model.eval().requires_grad_(False)
+    base = Base(model, tokenizer, Template(tokenizer), source, sha256)
+    _probe(base)
+    return base
+
+
+@torch.no_grad()
+def _probe(base: Base) -> None:
+    """Find the way of feeding under which packed documents equal single ones.
+
+    Raises:
+        CapabilityError: not even single documents reproduce the model's own logits.
+    """
+    top = min(base.vocabulary, 500)
+    documents = [[3 % top, 7 % top, 11 % top, 5 % top, 2 % top], [13 % top, 5 % top, 3 % top]]
+    default = base.model.config._attn_implementation
+    want = torch.cat(
+        [
+            base.model(input_ids=torch.tensor([ids], device=base.device), use_cache=False).logits[0]
+            for ids in documents
+        ]
+    ).float()
+    flat = flatten(documents, base.device)
+    everywhere = torch.arange(flat.tokens, device=base.device)
+    # The base's own rounding: a bfloat16 logit of size 30 is known to about 0.1.
+    tolerance = (2e-4 if base.dtype == torch.float32 else 3e-2) * float(want.abs().max()) + 1e-5
+    for feeding in ("packed", "masked", "single"):
+        for plain_head in (True, False):
+            base.feeding, base.plain_head = feeding, plain_head
+            try:
+                base.model.set_attn_implementation(
+                    attention.NAME if feeding == "packed" else default
+                )
+                got = base.logits(flat, everywhere).float()
+            except (TypeError, ValueError, RuntimeError, AttributeError):
+                continue  # this architecture does not take these arguments: try the next way
+            if got.shape == want.shape and float((got - want).abs().max()) <= tolerance:
+                return
+    raise CapabilityError(
+        f"{type(base.model).__name__} gives other logits for packed documents than for single "
+        "ones, whichever way it is fed.",
+        "choose another base, and report this architecture.",
+    )

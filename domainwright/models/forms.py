@@ -1,0 +1,105 @@
+"""How each kind of row is written down for the model: one place for training and scoring.
+
+Choices follow lm-evaluation-harness: plain text, no chat template, the continuation is
+" " + choice. What is scored is written exactly as it was trained.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from domainwright.core.records import Chat, Choice, Row, Text
+from domainwright.models.template import Encoded, Template
+
+
+def choice_prompt(row: Choice) -> str:
+    """The question as text, up to where the choice follows after one space."""
+    context = f"{row.context.strip()}\n" if row.context.strip() else ""
+    return f"{context}Question: {row.question.strip()}\nAnswer:"
+
+
+def solved(row: Chat | Choice) -> tuple[str, str]:
+    """(question, right answer) as plain text, to be shown as an example in a prompt."""
+    if isinstance(row, Choice):
+        return choice_prompt(row).removesuffix("\nAnswer:"), row.choices[row.answer]
+    return row.question, row.answer
+
+
+def continuation(template: Template, context: str, text: str) -> tuple[list[int], list[int]]:
+    """(context ids, continuation ids) with lm-evaluation-harness's split.
+
+    Trailing spaces of the context move to the front of the continuation, the whole is
+    tokenised at once, and the continuation is what follows the context's own tokens. An
+    empty context becomes the begin- or end-of-sequence token.
+
+    Source: lm_eval 0.4.13, api/model.py `_encode_pair`.
+    """
+    spaces = len(context) - len(context.rstrip())
+    if spaces:
+        text, context = context[-spaces:] + text, context[:-spaces]
+    encode = template.tokenizer
+    if not context:
+        start = encode.bos_token_id if encode.bos_token_id is not None else encode.eos_token_id
+        return [start], template.tokens(text)
+    whole = encode(context + text).input_ids
+    before = encode(context).input_ids
+    return whole[: len(before)], whole[len(before) :]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRow:
+    """One training document, tokenised."""
+
+    id: str
+    ids: list[int]
+    supervised: list[bool]
+    """True where the token is predicted with loss. The first token never is."""
+    cut: int = 0
+    """Tokens beyond the length limit, not in `ids`."""
+    conversation: bool = False
+    """True when the row ends with an end-of-turn token that the model must learn."""
+    file: str = ""
+    line: int = 0
+    """Where the row comes from, for messages."""
+
+    @property
+    def targets(self) -> int:
+        return sum(self.supervised[1:])
+
+
+def encode_rows(template: Template, rows: Sequence[Row], max_tokens: int) -> list[TrainRow]:
+    """Rows as training documents of at most `max_tokens` tokens.
+
+    A text longer than that becomes several documents. A conversation is cut at the limit and
+    says how much was lost in `cut`; whoever trains decides what to do about it.
+    """
+    encoded: list[TrainRow] = []
+    for row in rows:
+        if isinstance(row, Chat):
+            whole = template.conversation(row.messages)
+            encoded.append(_limit(row, whole, max_tokens, conversation=True))
+        elif isinstance(row, Choice):
+            before, after = continuation(
+                template, choice_prompt(row), " " + row.choices[row.answer]
+            )
+            marks = [False] * len(before) + [True] * len(after)
+            encoded.append(_limit(row, Encoded(before + after, marks), max_tokens))
+        elif isinstance(row, Text):
+            ids = template.tokenizer(row.text).input_ids
+            for part, start in enumerate(range(0, len(ids), max_tokens)):
+                piece = ids[start : start + max_tokens]
+                # A piece of one token has nothing to predict.
+                if len(piece) > 1:
+                    encoded.append(TrainRow(f"{row.id}#{part}", piece, [True] * len(piece)))
+    return encoded
+
+
+def _limit(row: Row, whole: Encoded, max_tokens: int, *, conversation: bool = False) -> TrainRow:
+    return TrainRow(
+        row.id,
+        whole.ids[:max_tokens],
+        whole.supervised[:max_tokens],
+        cut=max(0, len(whole.ids) - max_tokens),
+        conversation=conversation,
+        file=row.file,
+        line=row.line,
+    )

@@ -1,0 +1,87 @@
+"""Search over passages: BM25 and sentence vectors, fused by reciprocal rank.
+
+    fused score = Σ over the two rankings of 1 / (60 + rank)
+
+Source: Cormack et al. 2009 (reciprocal rank fusion); BM25 in Lucene's form, k1 = 1.5,
+b = 0.75, by the bm25s library; cosine of all-MiniLM-L6-v2 vectors.
+"""
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from domainwright.core.progress import Listener, quiet
+from domainwright.core.records import Document
+from domainwright.models.encoder import default_encoder
+
+RRF = 60
+DEPTH = 50
+"""Ranks of each search that take part in the fusion."""
+PASSAGE_WORDS, OVERLAP_WORDS = 150, 22
+"""About 200 tokens, 15 % overlap (methods.md §11.1)."""
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    id: str
+    group: str
+    title: str
+    text: str
+
+    @property
+    def shown(self) -> str:
+        return f"{self.title}: {self.text}" if self.title else self.text
+
+
+def passages_of(documents: Sequence[Document]) -> list[Passage]:
+    """Documents cut into overlapping passages; each keeps its document's title and group."""
+    found = []
+    for document in documents:
+        words = document.text.split()
+        step = PASSAGE_WORDS - OVERLAP_WORDS
+        starts = range(0, max(1, len(words) - OVERLAP_WORDS), step)
+        for number, start in enumerate(starts):
+            text = " ".join(words[start : start + PASSAGE_WORDS])
+            found.append(Passage(f"{document.id}#{number}", document.group, document.title, text))
+    return found
+
+
+class Index:
+    """A searchable set of texts."""
+
+    def __init__(self, texts: Sequence[str], listen: Listener = quiet) -> None:
+        import bm25s
+
+        logging.getLogger("bm25s").setLevel(logging.WARNING)
+        self._bm25 = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
+        self._bm25.index([_words(t) for t in texts], show_progress=False)
+        self._vectors = default_encoder().encode(list(texts), listen)
+        self._size = len(texts)
+
+    def search(self, query: str, allowed: np.ndarray | None = None) -> list[int]:
+        """Numbers of the texts, best first, at most `DEPTH`.
+
+        Args:
+            allowed: True for the texts that may be found, shape (texts,).
+        """
+        lexical = self._bm25.get_scores(_words(query)) if _words(query) else np.zeros(self._size)
+        dense = self._vectors @ default_encoder().encode([query])[0]
+        fused = np.zeros(self._size)
+        for scores in (lexical, dense):
+            if allowed is not None:
+                scores = np.where(allowed, scores, -np.inf)
+            # Stable: equal scores keep the order of the file, so results repeat.
+            order = np.argsort(-scores, kind="stable")[:DEPTH]
+            for rank, number in enumerate(order, 1):
+                if np.isfinite(scores[number]) and not (scores is lexical and scores[number] <= 0):
+                    fused[number] += 1 / (RRF + rank)
+        order = np.argsort(-fused, kind="stable")[:DEPTH]
+        return [int(n) for n in order if fused[n] > 0]
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())

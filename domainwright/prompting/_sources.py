@@ -1,0 +1,79 @@
+"""What prompting strategies may draw on, and the one context budget they share."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from domainwright.core.errors import ConfigError
+from domainwright.core.progress import Listener, quiet
+from domainwright.core.records import Chat, Choice, Document, Message, Row
+from domainwright.evaluate.records import Prompt
+from domainwright.models.forms import choice_prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptSettings:
+    """How prompts are filled. One budget for examples and passages alike."""
+
+    context_tokens: int = 640
+    """Most tokens that examples or passages may add to a question."""
+    examples: int = 4
+    """Most training rows shown by few_shot."""
+    passages: int = 3
+    """Most passages quoted by rag."""
+    instruction: str | None = None
+    """System turn of every prompt. None: the domain's instruction, or none."""
+
+    def __post_init__(self) -> None:
+        for name in ("context_tokens", "examples", "passages"):
+            if getattr(self, name) < 1:
+                raise ConfigError(
+                    f"prompting.{name} is {getattr(self, name)}.", "give a whole number from 1."
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Everything a strategy may use. Test rows are never among it."""
+
+    examples: Sequence[Chat | Choice]
+    documents: Sequence[Document]
+    settings: PromptSettings
+    count_tokens: Callable[[str], int]
+    listen: Listener = quiet
+
+
+def ask(
+    row: Row,
+    settings: PromptSettings,
+    *,
+    before: Sequence[Message] = (),
+    lead: str = "",
+    passages: tuple[str, ...] = (),
+    examples: tuple[str, ...] = (),
+) -> Prompt:
+    """The prompt of one item, for conversations and choices alike.
+
+    Args:
+        before: turns shown ahead of the question (conversations).
+        lead: text put ahead of the question.
+    """
+    if isinstance(row, Choice):
+        head = f"{settings.instruction}\n\n" if settings.instruction else ""
+        return Prompt(text=head + lead + choice_prompt(row), passages=passages, examples=examples)
+    if not isinstance(row, Chat):
+        return Prompt()
+    own = list(row.messages[:-1])
+    system = [m for m in own if m.role == "system"]
+    if not system and settings.instruction:
+        system = [Message("system", settings.instruction)]
+    turns = [m for m in own if m.role != "system"]
+    if lead:
+        turns[-1] = Message("user", lead + turns[-1].content)
+    return Prompt(messages=(*system, *before, *turns), passages=passages, examples=examples)
+
+
+def question_of(row: Row) -> str:
+    """What retrieval searches for."""
+    if isinstance(row, Choice):
+        return f"{row.context}\n{row.question}" if row.context else row.question
+    return row.question if isinstance(row, Chat) else ""

@@ -1,0 +1,59 @@
+"""Solved training rows ahead of the question, the nearest ones, nearest last.
+
+Source: Liu et al. 2022 (KATE, arXiv:2101.06804): nearest examples beat random ones, and the
+last one counts most. A row of the test item's own group is never shown.
+"""
+
+import numpy as np
+
+from domainwright.core.records import Choice, Message, Row
+from domainwright.core.seeds import generator
+from domainwright.evaluate.records import Prompt
+from domainwright.models.encoder import default_encoder
+from domainwright.models.forms import solved
+from domainwright.prompting import PROMPTINGS
+from domainwright.prompting._sources import Sources, ask, question_of
+
+POOL = 1500
+"""Most training rows that are searched: vectors of more cost minutes and change little."""
+
+
+@PROMPTINGS.register
+class FewShot:
+    summary = "The nearest solved examples ahead of the question."
+    needs: tuple[str, ...] = ("examples",)
+
+    def __init__(self, sources: Sources) -> None:
+        self.sources = sources
+        pool = list(sources.examples)
+        if len(pool) > POOL:
+            chosen = sorted(generator(0, "few_shot pool").permutation(len(pool))[:POOL])
+            pool = [pool[i] for i in chosen]
+        self.pool = pool
+        self.vectors = default_encoder().encode([question_of(r) for r in pool], sources.listen)
+        self.groups = np.array([r.group for r in pool])
+
+    def prompt(self, row: Row) -> Prompt:
+        settings = self.sources.settings
+        near = self.vectors @ default_encoder().encode([question_of(row)])[0]
+        near = np.where(self.groups == row.group, -np.inf, near)
+        chosen: list[int] = []
+        room = settings.context_tokens
+        for number in np.argsort(-near, kind="stable"):
+            if len(chosen) == settings.examples or not np.isfinite(near[number]):
+                break
+            cost = sum(self.sources.count_tokens(t) for t in solved(self.pool[number])) + 8
+            if cost <= room:
+                chosen.append(int(number))
+                room -= cost
+        shown = [self.pool[i] for i in reversed(chosen)]
+        ids = tuple(r.id for r in shown)
+        if isinstance(row, Choice):
+            blocks = [
+                f"{question}\nAnswer: {answer}\n\n" for question, answer in map(solved, shown)
+            ]
+            return ask(row, settings, lead="".join(blocks), examples=ids)
+        turns = [
+            m for q, a in map(solved, shown) for m in (Message("user", q), Message("assistant", a))
+        ]
+        return ask(row, settings, before=turns, examples=ids)

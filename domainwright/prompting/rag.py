@@ -1,0 +1,77 @@
+"""Retrieved passages ahead of the question.
+
+The passages are the user's reference documents. Without documents they are the training
+rows themselves, and then none of the test item's own group is ever quoted.
+"""
+
+import numpy as np
+
+from domainwright.core.records import Choice, Document, Row
+from domainwright.evaluate.records import Prompt
+from domainwright.models.forms import solved
+from domainwright.prompting import PROMPTINGS
+from domainwright.prompting._index import Index, Passage, passages_of
+from domainwright.prompting._sources import Sources, ask, question_of
+
+
+@PROMPTINGS.register
+class Rag:
+    summary = "Passages found for the question, quoted ahead of it."
+    needs: tuple[str, ...] = ("documents",)
+
+    def __init__(self, sources: Sources) -> None:
+        self.sources = sources
+        self.from_training = not sources.documents
+        self.passages = passages_of(sources.documents or _as_documents(sources))
+        self.index = Index([p.shown for p in self.passages], sources.listen)
+        self.groups = np.array([p.group for p in self.passages])
+
+    def prompt(self, row: Row) -> Prompt:
+        settings = self.sources.settings
+        allowed = self.groups != row.group if self.from_training else None
+        quoted: list[Passage] = []
+        room = settings.context_tokens
+        for number in self.index.search(question_of(row), allowed):
+            if len(quoted) == settings.passages:
+                break
+            passage = self._fit(self.passages[number], room)
+            if passage:
+                quoted.append(passage)
+                room -= self.sources.count_tokens(passage.shown) + 4
+        lines = "".join(f"[{n}] {p.shown}\n" for n, p in enumerate(quoted, 1))
+        if not lines:
+            return ask(row, settings)
+        lead = (
+            f"{lines}\n"
+            if isinstance(row, Choice)
+            else f"Answer the question with the help of these passages.\n\n{lines}\nQuestion: "
+        )
+        return ask(row, settings, lead=lead, passages=tuple(p.shown for p in quoted))
+
+    def _fit(self, passage: Passage, room: int) -> Passage | None:
+        """The passage, cut at the end to fit `room` tokens; None if hardly any would be left."""
+        cost = self.sources.count_tokens(passage.shown) + 4
+        if cost <= room:
+            return passage
+        words = passage.text.split()
+        kept = int(len(words) * room / cost) - 2
+        if kept < 30:
+            return None
+        return Passage(passage.id, passage.group, passage.title, " ".join(words[:kept]))
+
+
+def _as_documents(sources: Sources) -> list[Document]:
+    found = []
+    for row in sources.examples:
+        question, answer = solved(row)
+        found.append(
+            Document(
+                id=row.id,
+                group=row.group,
+                file=row.file,
+                line=row.line,
+                title="",
+                text=f"{question} {answer}",
+            )
+        )
+    return found

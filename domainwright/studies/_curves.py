@@ -1,0 +1,112 @@
+"""Loss while training: one small drawing per run, all on one scale so they can be compared."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from domainwright.studies import _format as f
+from domainwright.studies._facts import in_order
+from domainwright.studies._svg import Scale, covering, join, line, plot, polyline, text
+from domainwright.studies.records import Training, Verdict
+
+HEIGHT = 190
+POINTS = 500
+"""A curve keeps at most about this many points: more cannot be seen and make the file large."""
+
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """The losses of one training run."""
+
+    names: list[str]
+    """Strategies that share the run: a combination may reuse a method's adapter."""
+    training: Training
+    plot: Markup
+
+
+def curves(verdict: Verdict) -> list[Curve]:
+    runs: list[tuple[list[str], Training]] = []
+    for result in in_order(verdict):
+        if result.training is None or not result.training.history:
+            continue
+        same = next((names for names, t in runs if t.history == result.training.history), None)
+        if same is not None:
+            same.append(result.name)
+        else:
+            runs.append(([result.name], result.training))
+    if not runs:
+        return []
+    # Training loss is noisy and a diverged run knows no bounds: its highest hundredth may
+    # leave the drawing, the points of the other two curves may not.
+    noisy = sorted(v for _, t in runs for _, v in _series(t, "loss"))
+    steady = [v for _, t in runs for name in ("development_loss", "general_loss")
+              for _, v in _series(t, name)]
+    y = covering([*noisy[: max(1, math.ceil(0.99 * len(noisy)))], *steady])
+    return [Curve(names, training, _draw(names, training, y)) for names, training in runs]
+
+
+def _series(training: Training, name: str) -> Points:
+    return [(line_["step"], line_[name]) for line_ in training.history
+            if "step" in line_ and _finite(line_.get(name))]
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _draw(names: list[str], training: Training, y: Scale) -> Markup:
+    steps = [line_["step"] for line_ in training.history if "step" in line_] or [0]
+    x = Scale(min(steps), max(max(steps), min(steps) + 1))
+    loss = _series(training, "loss")
+    parts = []
+    ticks = y.ticks(4)
+    for t in ticks:
+        parts.append(line("0", y.up(t), "100%", y.up(t), "grid"))
+        words = f.fixed(t, f.exact(ticks, 1))
+        parts.append(text("0", y.up(t), words, "tick end", dx=-7, dy=4))
+    parts += [text(x.at(t), "100%", f.count(t), "tick mid", dy=17) for t in x.ticks(4)
+              if t == int(t)]
+    if x.low <= training.best_step <= x.high:
+        parts.append(line(x.at(training.best_step), "0", x.at(training.best_step), "100%", "best"))
+    parts.append(polyline(_thinned(loss), x, y, "raw"))
+    parts.append(polyline(_thinned(_smoothed(loss)), x, y, "smooth"))
+    for name in ("general_loss", "development_loss"):
+        points = _series(training, name)
+        css = name.removesuffix("_loss")
+        parts.append(polyline(points, x, y, f"checks {css}"))
+        parts += [Markup('<circle class="check {}" cx="{}" cy="{}" r="3.5"/>').format(
+            css, x.at(a), y.up(b)) for a, b in points]
+    return plot(join(parts), HEIGHT, _about(names, training))
+
+
+def _about(names: list[str], training: Training) -> str:
+    words = [f"Losses of {' and '.join(names)} over {training.steps} steps"]
+    for name in ("loss", "development_loss", "general_loss"):
+        if points := _series(training, name):
+            words.append(f"{name.replace('_', ' ')} from {points[0][1]:.2f} to {points[-1][1]:.2f}")
+    return "; ".join(words)
+
+
+def _smoothed(points: Points) -> Points:
+    """A centred mean over a twentieth of the run. Centred: a trailing mean would lag behind."""
+    half = max(1, len(points) // 40)
+    values = [v for _, v in points]
+    return [(step, sum(part) / len(part)) for n, (step, _) in enumerate(points)
+            if (part := values[max(0, n - half) : n + half + 1])]
+
+
+def _thinned(points: Points) -> Points:
+    """Lowest and highest of each stretch, so that thinning hides no spike."""
+    if len(points) <= POINTS:
+        return points
+    width = math.ceil(2 * len(points) / POINTS)
+    kept: Points = []
+    for start in range(0, len(points), width):
+        part = points[start : start + width]
+        ends = {min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])}
+        kept += sorted(ends)
+    return kept

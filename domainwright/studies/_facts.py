@@ -1,0 +1,61 @@
+"""What a reader draws from a verdict. Report, table and model card say it in the same words."""
+
+import math
+from typing import Literal
+
+from domainwright.studies.records import StrategyResult, Verdict
+
+REFERENCE = "zero_shot"
+"""What every difference is measured against."""
+
+Decision = Literal["reference", "better", "worse", "not decided", "not after Holm"]
+
+
+def in_order(verdict: Verdict) -> list[StrategyResult]:
+    """Measured strategies, best score first; then the failed; then the skipped."""
+    place = {"done": 0, "failed": 1, "skipped": 2}
+    return sorted(verdict.strategies, key=lambda r: (
+        place[r.status], -r.score.mean if r.score and math.isfinite(r.score.mean) else math.inf))
+
+
+def measured(verdict: Verdict) -> list[StrategyResult]:
+    """Strategies that answered the test items, best score first."""
+    return [r for r in in_order(verdict) if r.status == "done" and r.score is not None]
+
+
+def find(verdict: Verdict, name: str) -> StrategyResult | None:
+    return next((r for r in verdict.strategies if r.name == name), None)
+
+
+def decision(result: StrategyResult) -> Decision:
+    """How a strategy stands against the untouched base.
+
+    The interval decides; where it does but the p-value no longer holds once all comparisons
+    of the study are counted (Holm), that is said.
+    """
+    d = result.difference
+    if d is None:
+        return "reference"
+    # Not `low <= 0 <= high`: an interval of NaN decides nothing either.
+    if not (d.low > 0 or d.high < 0):
+        return "not decided"
+    if d.p_holm >= 0.05:
+        return "not after Holm"
+    return "better" if d.mean > 0 else "worse"
+
+
+def same_weights(result: StrategyResult) -> bool:
+    """True where no weight was touched, so nothing can have been forgotten."""
+    return result.kind == "prompting"
+
+
+def forgotten(result: StrategyResult) -> float | None:
+    """Nats per token lost on general text; None where it was not measured."""
+    if same_weights(result):
+        return 0.0
+    return None if result.retention is None else result.retention.nats_change.mean
+
+
+def over_limit(verdict: Verdict, result: StrategyResult) -> bool:
+    lost = forgotten(result)
+    return lost is not None and lost > verdict.max_forgetting

@@ -1,0 +1,241 @@
+"""What a program calls: every verb of the command line that computes, as a function."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from domainwright.core.config import from_mapping
+from domainwright.core.errors import ConfigError, DataError
+from domainwright.core.progress import Listener, quiet
+from domainwright.core.records import Chat, Choice, Document, Message
+from domainwright.evaluate.retained import shipped_suite
+from domainwright.infer.generate import answer
+from domainwright.methods import METHODS
+from domainwright.methods._adapter import Adapter
+from domainwright.models.base import Base, load_base
+from domainwright.prompting._sources import PromptSettings, Sources
+from domainwright.studies.data import prepare
+from domainwright.studies.decide import decide as run_study
+from domainwright.studies.records import Training, Verdict, read_verdict
+from domainwright.studies.study import StudySettings, read_study, write_resolved
+from domainwright.studies.tune import tune
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A verdict with its folder. Fields of the verdict are read through it."""
+
+    verdict: Verdict
+    folder: Path
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.verdict, name)
+
+    @property
+    def best(self) -> "Run":
+        """The recommended strategy, ready to answer."""
+        return load_run(self.folder)
+
+
+@dataclass
+class Run:
+    """A strategy that answers: a base, maybe an adapter, maybe a prompting strategy."""
+
+    base: Base
+    adapter: Adapter | None
+    prompter: object | None
+    settings: PromptSettings
+    strategy: str
+
+    def chat(
+        self,
+        question: str,
+        *,
+        history: Sequence[Message] = (),
+        new_tokens: int = 200,
+        bare: bool = False,
+    ) -> str:
+        """The answer to `question`; with `bare`, of the untouched base."""
+        return self.ask(question, history=history, new_tokens=new_tokens, bare=bare)[0]
+
+    def ask(
+        self,
+        question: str,
+        *,
+        history: Sequence[Message] = (),
+        new_tokens: int = 200,
+        bare: bool = False,
+    ) -> tuple[str, tuple[str, ...]]:
+        """(answer, passages quoted)."""
+        from contextlib import nullcontext
+
+        from domainwright.prompting._sources import ask
+
+        row = Chat(
+            id="chat",
+            group="chat",
+            file="",
+            line=0,
+            messages=(*history, Message("user", question), Message("assistant", "")),
+        )
+        if bare or self.prompter is None:
+            prompt = ask(row, self.settings)
+        else:
+            prompt = self.prompter.prompt(row)  # type: ignore[attr-defined]
+        context = self.adapter.attached() if self.adapter and not bare else nullcontext()
+        with context:
+            ids = self.base.template.prompt(prompt.messages)
+            room = self.base.context - new_tokens
+            if len(ids) > room:
+                raise DataError(
+                    f"The conversation has {len(ids)} tokens; {room} fit.",
+                    "start a new conversation.",
+                )
+            reply = answer(self.base, [ids], new_tokens=new_tokens)[0]
+        return reply.text, prompt.passages
+
+
+def decide(
+    study: str | Path | StudySettings,
+    folder: str | Path | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    fresh: bool = False,
+    listen: Listener = quiet,
+    stop: Callable[[], bool] = lambda: False,
+) -> Decided:
+    """Measure every strategy of a study and decide.
+
+    Args:
+        study: path of a study file, or settings.
+        folder: where to write; None: runs/<name>.
+        overrides: "a.b=value" each, as with --set.
+    """
+    settings = study if isinstance(study, StudySettings) else read_study(study, overrides)
+    target = Path(folder) if folder else RUNS / str(settings.name or "study")
+    verdict = run_study(settings, target, resume=resume, fresh=fresh, listen=listen, stop=stop)
+    return Decided(verdict, target)
+
+
+def train(
+    study: str | Path | StudySettings,
+    method: str,
+    folder: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    listen: Listener = quiet,
+    stop: Callable[[], bool] = lambda: False,
+) -> Training:
+    """Train one method on a study's training rows; the adapter lands in `folder/adapter`.
+
+    Raises:
+        ConfigError: the folder holds a run and `resume` is off.
+    """
+    settings = study if isinstance(study, StudySettings) else read_study(study, overrides)
+    folder = Path(folder)
+    if not resume and (folder / "metrics.jsonl").exists():
+        raise ConfigError(f"{folder} holds a run.", "add --resume, or give another folder with -o.")
+    METHODS.get(method)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_resolved(settings, folder / "study.yaml")
+    data = prepare(settings, folder)
+    base = load_base(
+        settings.base,
+        dtype=settings.dtype,
+        device=settings.device,
+        revision=settings.revision,
+        allow_pickle=settings.allow_pickle,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    tuned = tune(
+        base,
+        method,
+        data.split.train,
+        data.split.dev,
+        shipped_suite().texts,
+        settings.train,
+        method_settings=settings.methods.get(method, {}),
+        steps=None,
+        seed=settings.seed,
+        folder=folder,
+        parents={"dataset": data.hash, "base": base.sha256},
+        memory_gb=settings.budget.memory_gb,
+        resume=resume,
+        listen=listen,
+        stop=stop,
+    )
+    return tuned.training
+
+
+def load_run(folder: str | Path, strategy: str | None = None) -> Run:
+    """A study's recommended strategy (or the one named), a run of `train`, or an adapter folder.
+
+    Raises:
+        DataError: the folder holds none of these.
+    """
+    folder = Path(folder)
+    if (folder / "verdict.json").is_file():
+        verdict = read_verdict(folder / "verdict.json")
+        study = from_mapping(StudySettings, verdict.study, str(folder / "verdict.json"))
+        return _load(study, folder, strategy or verdict.recommendation.strategy)
+    if (folder / "adapter").is_dir() and (folder / "study.yaml").is_file():
+        study = read_study(folder / "study.yaml")
+        base = _base(study)
+        return Run(base, _adapter(base, folder / "adapter"), None, study.prompting, "adapter")
+    raise DataError(
+        f"{folder} holds no finished study and no run.",
+        "give the folder of `dw decide` or `dw train`, such as runs/NAME.",
+    )
+
+
+def _load(study: StudySettings, folder: Path, strategy: str) -> Run:
+    from domainwright.curate.dataset import read_dataset
+    from domainwright.curate.read import read_all
+    from domainwright.prompting import PROMPTINGS
+
+    base = _base(study)
+    adapter, prompter = None, None
+    for part in strategy.split("+"):
+        if part in METHODS.names():
+            adapter = _adapter(base, folder / "trials" / part / "adapter")
+            continue
+        documents = [
+            row
+            for result in read_all(study.data.documents, as_documents=True)
+            for row in result.rows
+            if isinstance(row, Document)
+        ]
+        train = read_dataset(folder / "dataset").train
+        prompter = PROMPTINGS.get(part)(
+            Sources(
+                examples=[row for row in train if isinstance(row, (Chat, Choice))],
+                documents=documents,
+                settings=study.prompting,
+                count_tokens=lambda text: len(base.template.tokens(text)),
+            )
+        )
+    return Run(base, adapter, prompter, study.prompting, strategy)
+
+
+def _base(study: StudySettings) -> Base:
+    return load_base(
+        study.base,
+        dtype=study.dtype,
+        device=study.device,
+        revision=study.revision,
+        allow_pickle=study.allow_pickle,
+        trust_remote_code=study.trust_remote_code,
+    )
+
+
+def _adapter(base: Base, folder: Path) -> Adapter:
+    from domainwright.methods._peft_format import read
+
+    _, _, noted = read(folder)
+    method = str(noted.get("method", "lora@1")).partition("@")[0]
+    adapter: Adapter = METHODS.get(method).load(base, folder)
+    return adapter

@@ -1,0 +1,239 @@
+"""The first step of every study: files to a locked split, leaks removed, counts that add up."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from domainwright.core.errors import ConfigError, DataError
+from domainwright.core.records import (
+    Chat,
+    Choice,
+    Document,
+    Message,
+    Preference,
+    Rated,
+    Row,
+    SetAside,
+    Text,
+)
+from domainwright.core.seeds import share
+from domainwright.curate.dataset import write_dataset
+from domainwright.curate.duplicates import drop_duplicates
+from domainwright.curate.overlap import overlap, remove_leaks
+from domainwright.curate.read import read_all
+from domainwright.curate.split import Split, split, split_given
+from domainwright.studies.records import Data, Source
+from domainwright.studies.study import StudySettings
+
+TASK_OF = {Chat: "answers", Choice: "choices", Text: "texts"}
+SHOWN = 12
+"""Set-aside rows quoted in the report."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyData:
+    split: Split
+    documents: tuple[Document, ...]
+    task: str
+    hash: str
+    """Of the dataset artifact."""
+    sources: list[Source]
+    set_aside: list[SetAside]
+    leaks: dict[str, int]
+    documents_overlap: int
+
+    def test_items(self, count: int, seed: int) -> list[Row]:
+        """The first `count` test rows of an order that depends on the seed and the ids alone."""
+        return sorted(self.split.test, key=lambda row: share(seed, row.id))[:count]
+
+    def record(self, tested: Sequence[Row], detectable: float) -> Data:
+        """What the verdict says about the data."""
+        return Data(
+            sources=self.sources,
+            train=len(self.split.train),
+            development=len(self.split.dev),
+            test=len(self.split.test),
+            tested=len(tested),
+            groups=len({row.group for row in tested}),
+            documents=len(self.documents),
+            set_aside=dict(Counter(x.reason for x in self.set_aside)),
+            set_aside_examples=[asdict(x) for x in self.set_aside[:SHOWN]],
+            leaks=self.leaks,
+            documents_overlap=self.documents_overlap,
+            detectable=detectable,
+        )
+
+
+def prepare(study: StudySettings, folder: Path) -> StudyData:
+    """Read, convert, deduplicate, split, remove leaks; write `folder/dataset`.
+
+    Raises:
+        DataError: nothing usable, several kinds of rows, or too few groups to split.
+    """
+    parts: dict[str, list[Row]] = {}
+    aside: list[SetAside] = []
+    sources = []
+    roles = [
+        (role, entry)
+        for role in ("train", "development", "test")
+        for entry in getattr(study.data, role)
+    ]
+    # All files in one call, so that no two rows have the same id.
+    reads = read_all([_without_share(entry) for _, entry in roles])
+    for (role, entry), result in zip(roles, reads, strict=True):
+        rows, unwanted = as_conversations(result.rows)
+        rows, unused = _shared(rows, entry, study.seed)
+        parts.setdefault(role, []).extend(rows)
+        aside += unwanted + unused
+        sources.append(_source(result, role))
+    for role in ("train", "development", "test"):
+        parts[role], doubled = drop_duplicates(parts.get(role, []))
+        aside += doubled
+    task = _task(parts)
+    if study.data.test:
+        train, development = parts["train"], parts["development"]
+        if not development:
+            own = split(
+                train, seed=study.seed, test_share=0.0, dev_share=study.data.development_share
+            )
+            train, development = list(own.train), list(own.dev)
+        divided = split_given(train, parts["test"], development)
+    else:
+        if parts["development"]:
+            own = split(
+                parts["train"],
+                seed=study.seed,
+                test_share=study.data.test_share,
+                dev_share=0.0,
+                by_date=study.data.split_by_date,
+            )
+            divided = split_given(own.train, own.test, parts["development"])
+        else:
+            divided = split(
+                parts["train"],
+                seed=study.seed,
+                test_share=study.data.test_share,
+                dev_share=study.data.development_share,
+                by_date=study.data.split_by_date,
+            )
+    document_reads = read_all(study.data.documents, as_documents=True)
+    documents = tuple(
+        row for result in document_reads for row in result.rows if isinstance(row, Document)
+    )
+    sources += [_source(result, "documents") for result in document_reads]
+    report = overlap([*divided.train, *divided.dev], divided.test, documents)
+    leaks = Counter(leak.kind for leak in report.leaks)
+    cleaned, dropped = _without_leaks(divided, report)
+    aside += dropped
+    manifest = write_dataset(folder / "dataset", cleaned, aside, reads)
+    everything = [x for r in (*reads, *document_reads) for x in r.set_aside] + aside
+    return StudyData(
+        split=cleaned,
+        documents=documents,
+        task=task,
+        hash=manifest["hash"],
+        sources=sources,
+        set_aside=everything,
+        leaks=dict(leaks),
+        documents_overlap=len({leak.test for leak in report.in_documents}),
+    )
+
+
+def _without_leaks(divided: Split, report: Any) -> tuple[Split, list[SetAside]]:
+    train, a = remove_leaks(divided.train, report)
+    dev, b = remove_leaks(divided.dev, report)
+    if not train:
+        raise DataError(
+            f"Every training row stands in the test rows too ({len(a)} leaks).",
+            "give other test rows, or leave `data.test` out and let the study split the file.",
+        )
+    return replace(divided, train=tuple(train), dev=tuple(dev)), a + b
+
+
+def as_conversations(rows: Sequence[Row]) -> tuple[list[Row], list[SetAside]]:
+    """Preference and rated rows as conversations with the wanted reply."""
+    kept: list[Row] = []
+    aside = []
+    for row in rows:
+        if isinstance(row, Preference):
+            kept.append(_chat(row, row.prompt, row.chosen))
+        elif isinstance(row, Rated) and row.wanted:
+            kept.append(_chat(row, row.prompt, row.reply))
+        elif isinstance(row, Rated):
+            aside.append(
+                _aside(row, "not_wanted", "the reply is rated as not wanted: it is not imitated")
+            )
+        else:
+            kept.append(row)
+    return kept, aside
+
+
+def _without_share(entry: str | dict) -> str | dict:
+    return entry if isinstance(entry, str) else {k: v for k, v in entry.items() if k != "share"}
+
+
+def _shared(rows: list[Row], entry: str | dict, seed: int) -> tuple[list[Row], list[SetAside]]:
+    """The share of a file's groups that the study uses; the rest is set aside."""
+    wanted = 1.0 if isinstance(entry, str) else entry.get("share", 1.0)
+    if not isinstance(wanted, (int, float)) or not 0 < wanted <= 1:
+        raise ConfigError(f"data has a share of {wanted!r}.", "give a number above 0, at most 1.")
+    kept = [row for row in rows if share(seed, f"share {row.group}") < wanted]
+    kept_ids = {row.id for row in kept}
+    return kept, [
+        _aside(row, "not_in_share", f"the study uses {wanted:.0%} of this file")
+        for row in rows
+        if row.id not in kept_ids
+    ]
+
+
+def _aside(row: Row, reason: str, detail: str) -> SetAside:
+    return SetAside(file=row.file, line=row.line, id=row.id, reason=reason, detail=detail)
+
+
+def _chat(row: Row, prompt: Sequence[Message], reply: str) -> Chat:
+    return Chat(
+        id=row.id,
+        group=row.group,
+        file=row.file,
+        line=row.line,
+        date=row.date,
+        topic=row.topic,
+        messages=(*prompt, Message("assistant", reply)),
+    )
+
+
+def _task(parts: dict[str, list[Row]]) -> str:
+    kinds = {type(row) for rows in parts.values() for row in rows}
+    if not parts["train"]:
+        raise DataError(
+            "The training files hold no usable row.",
+            "see `dw data show FILE` for what was set aside and why.",
+        )
+    if len(kinds) > 1:
+        names = ", ".join(sorted(kind.__name__.lower() for kind in kinds))
+        raise DataError(
+            f"The files hold several kinds of rows: {names}.",
+            "decide one kind per study; set `format:` if a file was read wrongly.",
+        )
+    kind = kinds.pop()
+    if kind not in TASK_OF:
+        raise DataError(
+            f"A study cannot be decided on {kind.__name__.lower()} rows.",
+            "give conversations, multiple choice or plain text.",
+        )
+    return TASK_OF[kind]
+
+
+def _source(result: Any, role: str) -> Source:
+    return Source(
+        file=result.file,
+        role=role,
+        format=result.format,
+        columns=dict(result.columns),
+        records=result.records,
+        kept=len(result.rows),
+        set_aside=dict(Counter(x.reason for x in result.set_aside)),
+        sha256=result.sha256,
+    )

@@ -1,0 +1,49 @@
+"""A tuned model for others to load: merged into its base, or as a PEFT adapter."""
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from domainwright.core.errors import ConfigError, DataError
+from domainwright.methods._peft_format import OWN
+from domainwright.studies.api import load_run
+
+FORMS = ("merged", "peft")
+
+
+def export(run: Path, output: Path, to: str) -> Path:
+    """Write the run's model to `output` and return it.
+
+    Raises:
+        ConfigError: an unknown form, or the folder is not empty.
+        DataError: the run has no adapter.
+    """
+    if to not in FORMS:
+        raise ConfigError(f"There is no export form {to!r}.", f"use one of: {', '.join(FORMS)}.")
+    if output.exists() and any(output.iterdir()):
+        raise ConfigError(f"{output} is not empty.", "give a new folder with -o.")
+    method = next((p.parent for p in sorted(run.glob("trials/*/adapter"))), None)
+    loaded = load_run(run, method.name if method else None)
+    if loaded.adapter is None:
+        raise DataError(
+            f"{run} holds no adapter: no method was trained in it.",
+            "run a study with a method such as lora.",
+        )
+    if to == "peft":
+        loaded.adapter.save(output)
+        (output / OWN).unlink()  # for readers that know PEFT alone
+        loaded.base.tokenizer.save_pretrained(output)
+        return output
+    model = loaded.base.model
+    with torch.no_grad():
+        for path, weight in loaded.adapter.merged_weights():
+            model.get_submodule(path).weight.copy_(weight)
+    # Our attention plug-in is no name that other programs know.
+    model.set_attn_implementation("sdpa")
+    model.save_pretrained(output)
+    loaded.base.tokenizer.save_pretrained(output)
+    for file in output.iterdir():
+        file.chmod(0o644)
+    shutil.copyfile(run / "study.yaml", output / "study.yaml")
+    return output

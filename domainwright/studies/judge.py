@@ -1,0 +1,192 @@
+"""From marks to a verdict: paired statistics, and one sentence of advice."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from domainwright.evaluate.records import Item
+from domainwright.evaluate.retained import Change, Retained
+from domainwright.maths.bootstrap import Interval, interval
+from domainwright.maths.significance import detectable_measured, holm, mcnemar, sign_flip
+from domainwright.studies._format import unit
+from domainwright.studies.records import Difference, Recommendation, Retention, StrategyResult
+
+REFERENCE = "zero_shot"
+"""The strategy that all others are compared with."""
+ALPHA = 0.05
+
+
+def summarise(items: Sequence[Item]) -> dict[str, Any]:
+    """The fields of a StrategyResult that follow from its marked items."""
+    groups = [x.group for x in items]
+    metrics = {name: float(np.mean([x.metrics[name] for x in items])) for name in items[0].metrics}
+    tokens = sum(x.loss_tokens for x in items)
+    if tokens:
+        metrics["answer_loss"] = sum(x.loss or 0.0 for x in items) / tokens
+    return {
+        "score": interval(_scores(items), groups),
+        "metrics": metrics,
+        "parsed": float(np.mean([x.mark.parsed for x in items])),
+        "tokens_in": float(np.mean([x.tokens_in for x in items])),
+        "tokens_out": float(np.mean([x.tokens_out for x in items])),
+        "seconds_per_answer": float(np.mean([x.seconds for x in items])),
+    }
+
+
+def retention_record(now: Retained, change: Change) -> Retention:
+    return Retention(
+        bits_per_byte=now.bits_per_byte,
+        accuracy=now.accuracy,
+        nats_change=change.nats_per_token,
+        bits_change=change.bits_per_byte,
+        accuracy_change=change.accuracy,
+    )
+
+
+def compare(items: Mapping[str, Sequence[Item]]) -> dict[str, Difference]:
+    """Every strategy against the reference, Holm-corrected over all of them."""
+    if REFERENCE not in items:
+        return {}
+    reference = items[REFERENCE]
+    groups = [x.group for x in reference]
+    raw = {}
+    for name, mine in items.items():
+        if name == REFERENCE:
+            continue
+        assert [x.id for x in mine] == [x.id for x in reference], "strategies on different items"
+        difference = _scores(mine) - _scores(reference)
+        raw[name] = Difference(
+            **_ends(interval(difference, groups)),
+            p=sign_flip(difference, groups),
+            p_holm=1.0,
+            mcnemar=_mcnemar(_scores(reference), _scores(mine)),
+        )
+    corrected = holm({name: d.p for name, d in raw.items()})
+    return {name: replace(d, p_holm=corrected[name]) for name, d in raw.items()}
+
+
+def recommend(
+    results: Sequence[StrategyResult],
+    items: Mapping[str, Sequence[Item]],
+    *,
+    score: str,
+    max_forgetting: float,
+) -> Recommendation:
+    """The best strategy within the forgetting limit; among equals, the cheapest.
+
+    Equal: the paired interval of the best minus it contains zero. Cheapest: fewest tokens
+    per answer, untrained before trained.
+    """
+    done = [r for r in results if r.status == "done" and r.score is not None]
+    refused = [
+        r for r in done if r.retention is not None and r.retention.nats_change.mean > max_forgetting
+    ]
+    eligible = [r for r in done if r not in refused]
+    reasons = [
+        f"{r.name} is refused: it forgets {r.retention.nats_change.mean:.3f} nats per token "
+        f"of general text, and the limit is {max_forgetting}."
+        for r in refused
+        if r.retention is not None
+    ]
+    best = max(eligible, key=lambda r: r.score.mean if r.score else -np.inf)
+    if best.name != REFERENCE and not (
+        best.difference and best.difference.p_holm < ALPHA and best.difference.mean > 0
+    ):
+        best = next((r for r in eligible if r.name == REFERENCE), best)
+        reasons.append(
+            "No strategy is significantly better than the plain prompt after Holm's correction."
+        )
+        return Recommendation(
+            strategy=best.name,
+            reasons=reasons,
+            sentence=(
+                f"Keep the untouched base with a plain prompt: no strategy is significantly better "
+                f"({unit(score).label} {_score(best, score)})."
+            ),
+        )
+    equal = []
+    for other in eligible:
+        if other is best or other.score is None:
+            continue
+        lead = interval(
+            _scores(items[best.name]) - _scores(items[other.name]),
+            [x.group for x in items[best.name]],
+        )
+        gained = other.name == REFERENCE or (other.difference and other.difference.p_holm < ALPHA)
+        if not lead.decided and gained:
+            equal.append(other)
+            reasons.append(
+                f"{best.name} and {other.name} cannot be told apart ({unit(score).changes(lead)})."
+            )
+        else:
+            reasons.append(f"{best.name} beats {other.name} by {unit(score).changes(lead)}.")
+    winner = min([best, *equal], key=_cost)
+    if winner is not best:
+        reasons.append(
+            f"{winner.name} is the cheaper: {_tokens(winner):.0f} tokens per answer "
+            f"against {_tokens(best):.0f}."
+        )
+    return Recommendation(
+        strategy=winner.name,
+        reasons=reasons,
+        sentence=_sentence(winner, done, score, max_forgetting),
+    )
+
+
+def measured_detectable(items: Mapping[str, Sequence[Item]], best: str) -> float | None:
+    """Smallest difference that this test set could show, from the spread it really had."""
+    others = [name for name in items if name != REFERENCE]
+    name = best if best != REFERENCE else (others[0] if others else None)
+    if name is None or REFERENCE not in items:
+        return None
+    value = detectable_measured(
+        _scores(items[name]) - _scores(items[REFERENCE]), [x.group for x in items[name]]
+    )
+    return None if np.isnan(value) else value
+
+
+def _sentence(
+    winner: StrategyResult, done: Sequence[StrategyResult], score: str, limit: float
+) -> str:
+    text = f"Use {winner.name}: {unit(score).label} {_score(winner, score)}"
+    plain = next((r for r in done if r.name == REFERENCE), None)
+    if winner.difference and plain:
+        text += (
+            f" against {_score(plain, score)} for the untouched base "
+            f"({unit(score).changes(winner.difference)}, 95 % interval)"
+        )
+    if winner.training and winner.retention:
+        text += (
+            f"; it forgets {max(0.0, winner.retention.nats_change.mean):.3f} nats per token of "
+            f"general text (limit {limit})"
+        )
+    return text + "."
+
+
+def _score(result: StrategyResult, score: str) -> str:
+    assert result.score is not None
+    return unit(score).level(result.score.mean)
+
+
+def _tokens(result: StrategyResult) -> float:
+    return (result.tokens_in or 0.0) + (result.tokens_out or 0.0)
+
+
+def _cost(result: StrategyResult) -> tuple[float, bool]:
+    return _tokens(result), result.training is not None
+
+
+def _scores(items: Sequence[Item]) -> np.ndarray:
+    return np.array([x.mark.correct for x in items], dtype=float)
+
+
+def _ends(value: Interval) -> dict[str, float]:
+    return {"mean": value.mean, "low": value.low, "high": value.high}
+
+
+def _mcnemar(before: np.ndarray, after: np.ndarray) -> float | None:
+    if not np.isin([before, after], [0.0, 1.0]).all():
+        return None
+    return mcnemar(int((before > after).sum()), int((after > before).sum()))

@@ -1,0 +1,48 @@
+"""Rows as the model will see them, for `dw data show`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from domainwright.curate.read import ReadResult, read
+from domainwright.models.forms import encode_rows
+from domainwright.models.resolve import resolve
+from domainwright.models.template import Template
+from domainwright.studies.data import as_conversations
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    id: str
+    tokens: list[str]
+    """Each token's text."""
+    supervised: list[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    result: ReadResult
+    rows: list[Shown]
+
+
+def look(
+    file: Path,
+    base: str,
+    rows: int,
+    *,
+    format: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    max_tokens: int = 1024,
+) -> Look:
+    """Read `file` and tokenise its first rows with the base's template; loads no weights."""
+    from transformers import AutoTokenizer
+
+    result = read(file, format=format, columns=columns)
+    usable, _ = as_conversations(result.rows)
+    tokenizer = AutoTokenizer.from_pretrained(resolve(base).folder)
+    shown = []
+    for row in encode_rows(Template(tokenizer), usable[:rows], max_tokens):
+        # The first token is predicted by nothing, so it is never supervised.
+        marks = [on and i > 0 for i, on in enumerate(row.supervised)]
+        shown.append(Shown(row.id, [str(tokenizer.decode([i])) for i in row.ids], marks))
+    return Look(result, shown)

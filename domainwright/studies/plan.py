@@ -1,0 +1,124 @@
+"""What fits into the budget: test items and training steps, from a probe of a few seconds.
+
+    asking one strategy   items · (prompt tokens / read rate + new tokens / write rate)
+    one training step     batch · row tokens / (read rate / 3.2)
+
+The probe's rates, the prediction and what was shortened are part of the verdict. Settings
+that the study gives are never changed.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from domainwright.core.records import Chat, Row
+from domainwright.infer.generate import answer
+from domainwright.models.base import Base
+from domainwright.models.flat import flatten
+from domainwright.models.forms import encode_rows
+from domainwright.studies.study import StudySettings
+from domainwright.studies.tune import full_steps
+
+TRAIN_FACTOR = 3.2
+"""A training step over a forward pass of the same tokens; measured 2.9 to 3.3 on a CPU."""
+MOST_ITEMS, FEWEST_ITEMS = 200, 20
+ANSWER_TOKENS = 128
+ASK_SHARE, TRAIN_SHARE = 0.4, 0.45
+"""Shares of the budget; the rest is for reading, retention and checks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    items: int
+    new_tokens: int
+    steps: int
+    """Optimiser steps of each trained strategy."""
+    read_tokens_per_s: float
+    write_tokens_per_s: float
+    notes: tuple[str, ...]
+    """What was shortened to fit, in words."""
+
+
+def make_plan(
+    study: StudySettings,
+    base: Base,
+    task: str,
+    train: Sequence[Row],
+    available: int,
+    strategies: Sequence[str],
+) -> Plan:
+    """Sizes for one study."""
+    encoded = [
+        r for r in encode_rows(base.template, train[:400], study.train.max_tokens) if not r.cut
+    ]
+    mean_tokens = sum(len(r.ids) for r in encoded) / max(1, len(encoded))
+    new_tokens = study.evaluate.new_tokens or (
+        _needed(base, [r for r in train[:400] if isinstance(r, Chat)]) if task == "answers" else 0
+    )
+    read, write = _rates(base, [r.ids for r in encoded[:24]], task == "answers")
+    seconds = study.budget.minutes * 60
+    notes = []
+
+    context = study.prompting.context_tokens
+    per_item = 0.0
+    for strategy in strategies:
+        extra = context if {"rag", "few_shot"} & set(strategy.split("+")) else 0
+        # The loss of the reference is scored with the prompt once more.
+        per_item += 2 * (mean_tokens + extra) / read + (new_tokens / write if write else 0.0)
+    most = min(available, study.evaluate.items or MOST_ITEMS)
+    items = most
+    if study.evaluate.items is None:
+        items = min(most, max(FEWEST_ITEMS, int(ASK_SHARE * seconds / max(per_item, 1e-9))))
+        if items < most:
+            notes.append(
+                f"{items} of {available} test items are asked, so that the study fits "
+                f"into {study.budget.minutes:g} minutes."
+            )
+    trained = {
+        s.replace("rag", "").replace("few_shot", "").strip("+")
+        for s in strategies
+        if not set(s.split("+")) <= {"zero_shot", "few_shot", "rag"}
+    }
+    full = study.train.steps or full_steps(len(train), study.train)
+    steps = full
+    if trained and study.train.steps is None:
+        per_step = study.train.batch * mean_tokens * TRAIN_FACTOR / read
+        steps = max(10, min(full, int(TRAIN_SHARE * seconds / len(trained) / per_step)))
+        if steps < full:
+            notes.append(
+                f"Training takes {steps} of the {full} steps of {study.train.epochs:g} "
+                f"epochs, so that the study fits into {study.budget.minutes:g} minutes."
+            )
+    return Plan(
+        items=items,
+        new_tokens=new_tokens,
+        steps=min(steps, full),
+        read_tokens_per_s=read,
+        write_tokens_per_s=write,
+        notes=tuple(notes),
+    )
+
+
+def _needed(base: Base, rows: Sequence[Chat]) -> int:
+    """Tokens that 95 % of the answers fit into, between 8 and ANSWER_TOKENS."""
+    lengths = sorted(len(base.template.tokens(row.answer)) + 1 for row in rows)
+    return max(8, min(ANSWER_TOKENS, lengths[int(0.95 * (len(lengths) - 1))]))
+
+
+@torch.no_grad()
+def _rates(base: Base, documents: list[list[int]], writes: bool) -> tuple[float, float]:
+    """(tokens read per second, tokens written per second in a full batch)."""
+    flat = flatten([d[:256] for d in documents], base.device)
+    base.hidden(flat)  # the first pass pays for page faults
+    begun = time.perf_counter()
+    base.hidden(flat)
+    read = flat.tokens / (time.perf_counter() - begun)
+    if not writes:
+        return read, 0.0
+    prompts = [d[:64] for d in (documents * 32)[:32]]
+    begun = time.perf_counter()
+    answers = answer(base, prompts, new_tokens=10)
+    elapsed = time.perf_counter() - begun - sum(map(len, prompts)) / read
+    return read, max(1.0, sum(len(a.ids) + 1 for a in answers)) / max(elapsed, 1e-3)

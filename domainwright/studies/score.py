@@ -1,0 +1,61 @@
+"""A model or a finished run on one file, without a study."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from domainwright.core.errors import DataError
+from domainwright.core.progress import Listener, quiet
+from domainwright.curate.read import read
+from domainwright.evaluate.tasks import TASKS
+from domainwright.models.base import load_base
+from domainwright.prompting._sources import PromptSettings, ask
+from domainwright.studies.api import Run, load_run
+from domainwright.studies.data import TASK_OF, as_conversations
+from domainwright.studies.judge import summarise
+
+
+def score_file(
+    model: str, data: Path, *, items: int, new_tokens: int, listen: Listener = quiet
+) -> dict[str, Any]:
+    """Scores of `model` (a base or a run folder) on the first `items` rows of a file."""
+    rows, _ = as_conversations(read(data).rows)
+    if not rows or type(rows[0]) not in TASK_OF:
+        raise DataError(
+            f"{data} holds no rows that can be scored.",
+            "give conversations, multiple choice or plain text.",
+        )
+    rows = rows[:items]
+    folder = Path(model)
+    if (folder / "study.yaml").is_file():
+        run = load_run(folder)
+    else:
+        run = Run(load_base(model), None, None, PromptSettings(), "base")
+    task = TASKS.get(TASK_OF[type(rows[0])])
+    prompts = [
+        run.prompter.prompt(r) if run.prompter else ask(r, run.settings)  # type: ignore[attr-defined]
+        for r in rows
+    ]
+    with run.adapter.attached() if run.adapter else nullcontext():
+        marked = task.run(
+            run.base,
+            rows,
+            prompts,
+            decide_by=task.scores[0],
+            new_tokens=new_tokens,
+            listen=listen,
+            stage="evaluate",
+        )
+    found: dict[str, Any] = summarise(marked)
+    interval = found.pop("score")
+    return {
+        "model": model,
+        "strategy": run.strategy,
+        "task": TASK_OF[type(rows[0])],
+        "score": task.scores[0],
+        "items": len(rows),
+        "mean": interval.mean,
+        "low": interval.low,
+        "high": interval.high,
+        **found,
+    }

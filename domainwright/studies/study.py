@@ -1,0 +1,225 @@
+"""The study file: YAML with values and registry names, read strictly."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from domainwright.core.config import as_mapping, from_mapping
+from domainwright.core.errors import ConfigError
+from domainwright.methods import METHODS
+from domainwright.prompting import PROMPTINGS
+from domainwright.prompting._sources import PromptSettings
+from domainwright.train.settings import TrainSettings
+
+DOMAINS = Path(__file__).parents[1] / "domains"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSettings:
+    """Where the rows come from. Paths are relative to the study file."""
+
+    train: tuple[str | dict, ...]
+    """A file, a list of files, or {path, format, columns} each."""
+    test: tuple[str | dict, ...] = ()
+    """Test rows of your own. Empty: a part of the training rows is locked away for it."""
+    development: tuple[str | dict, ...] = ()
+    documents: tuple[str | dict, ...] = ()
+    """What retrieval may quote: files or a folder of texts."""
+    test_share: float = 0.2
+    """Share of the rows in the test part when no test file is given. In (0, 1)."""
+    development_share: float = 0.1
+    split_by_date: bool = False
+    """Test on the newest rows instead of random groups."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetSettings:
+    minutes: float = 30.0
+    """Time the study may take; test items and training steps not given are chosen to fit."""
+    memory_gb: float | None = None
+    """Memory training may take. None: three quarters of the machine's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateSettings:
+    items: int | None = None
+    """Test items asked. None: as many as the budget allows, at most 200."""
+    score: str = "auto"
+    """What decides: token_f1, rouge_l, exact_match; accuracy_norm, accuracy; bits_per_byte."""
+    new_tokens: int | None = None
+    """Longest answer. None: what 95 % of the training answers need, at most 128."""
+    difference: float | None = None
+    """Refuse a test set that cannot show a difference of this size. In score points of 0 to 1."""
+    retention: tuple[str | dict, ...] = ()
+    """Further general text or choice files on which forgetting is measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudySettings:
+    base: str
+    data: DataSettings
+    name: str | None = None
+    """None: the name of the study file or of its folder."""
+    domain: str | None = None
+    """A folder in domains/: brings an instruction and terms."""
+    budget: BudgetSettings = field(default_factory=BudgetSettings)
+    strategies: tuple[str, ...] = ("auto",)
+    """auto, or names: zero_shot, few_shot, rag, lora, and combinations such as lora+rag."""
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    prompting: PromptSettings = field(default_factory=PromptSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    methods: dict[str, Any] = field(default_factory=dict)
+    """Settings of single methods: {lora: {rank: 8}}."""
+    seed: int = 0
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    revision: str | None = None
+    """Of a base from the hub."""
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        known = [*PROMPTINGS.names(), *METHODS.names()]
+        for strategy in self.strategies:
+            for part in strategy.split("+") if strategy != "auto" else []:
+                if part not in known:
+                    near = difflib.get_close_matches(part, known, n=1)
+                    raise ConfigError(
+                        f"There is no strategy called {part!r}.",
+                        f"use {near[0]!r}." if near else f"choose among: {', '.join(known)}.",
+                    )
+            methods = [p for p in strategy.split("+") if p in METHODS.names()]
+            if "+" in strategy and (len(methods) != 1 or strategy.count("+") != 1):
+                raise ConfigError(
+                    f"{strategy!r} is no method with a prompting strategy.",
+                    "write one of each, such as lora+rag.",
+                )
+        if len(set(self.strategies)) < len(self.strategies):
+            raise ConfigError(
+                f"strategies names one twice: {', '.join(self.strategies)}.",
+                "remove the repeated name.",
+            )
+        for method, settings in self.methods.items():
+            from_mapping(METHODS.get(method).Settings, settings, f"methods {method}")
+
+
+def read_study(path: Path | str, overrides: Sequence[str] = ()) -> StudySettings:
+    """The study in a YAML file; `overrides` are "a.b=value" with YAML values.
+
+    Paths become absolute, and the domain's instruction is filled in.
+
+    Raises:
+        ConfigError: the file is missing, no YAML, or a setting is unknown or wrong.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(
+            f"There is no study file {path}.",
+            "give the path of a YAML file; `dw decide --help` shows one.",
+        )
+    raw = _yaml(path.read_text(encoding="utf-8"), str(path))
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} holds no settings.", "write `name: value` lines there.")
+    for override in overrides:
+        _override(raw, override)
+    study = from_mapping(StudySettings, raw, path.name)
+    folder = path.resolve().parent
+    data = replace(
+        study.data,
+        train=_located(study.data.train, folder),
+        test=_located(study.data.test, folder),
+        development=_located(study.data.development, folder),
+        documents=_located(study.data.documents, folder),
+    )
+    evaluate = replace(study.evaluate, retention=_located(study.evaluate.retention, folder))
+    base = study.base
+    if (folder / base).is_dir():
+        base = str(folder / base)
+    name = study.name or (folder.name if path.stem == "study" else path.stem)
+    prompting = study.prompting
+    if study.domain and prompting.instruction is None:
+        prompting = replace(prompting, instruction=read_domain(study.domain)["instruction"])
+    return replace(study, base=base, data=data, evaluate=evaluate, name=name, prompting=prompting)
+
+
+def read_domain(name: str) -> dict[str, Any]:
+    """What a domain brings.
+
+    Raises:
+        ConfigError: no such domain.
+    """
+    known = sorted(p.parent.name for p in DOMAINS.glob("*/domain.yaml"))
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        raise ConfigError(
+            f"There is no domain called {name!r}.",
+            f"use {near[0]!r}." if near else f"choose among: {', '.join(known)}.",
+        )
+    file = DOMAINS / name / "domain.yaml"
+    data: dict[str, Any] = _yaml(file.read_text(encoding="utf-8"), str(file))
+    return data
+
+
+def write_resolved(study: StudySettings, path: Path) -> None:
+    """The study with every default written out; running it again repeats the study."""
+    import yaml
+
+    from domainwright.core.artifacts import write_atomic
+
+    write_atomic(
+        path, yaml.safe_dump(_plain(as_mapping(study)), sort_keys=False, allow_unicode=True)
+    )
+
+
+def _plain(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {k: _plain(v) for k, v in data.items()}
+    return [_plain(x) for x in data] if isinstance(data, (list, tuple)) else data
+
+
+def _yaml(text: str, where: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"{where} is no valid YAML: {' '.join(str(error).split())}.",
+            "correct the line named; values with `:` or `#` need quotes.",
+        ) from error
+
+
+def _override(raw: dict[str, Any], text: str) -> None:
+    key, sign, value = text.partition("=")
+    if not sign or not key:
+        raise ConfigError(
+            f"--set {text!r} has no value.", "write --set name=value, such as --set train.steps=50."
+        )
+    *way, last = key.split(".")
+    place = raw
+    for part in way:
+        place = place.setdefault(part, {})
+        if not isinstance(place, dict):
+            raise ConfigError(
+                f"--set {key}: {part!r} holds a value, not settings.", "name a setting that exists."
+            )
+    place[last] = _yaml(value, f"--set {key}")
+
+
+def _located(entries: tuple[str | dict, ...], folder: Path) -> tuple[str | dict, ...]:
+    """The entries with their paths made absolute from the study file's folder."""
+
+    def absolute(path: object) -> str:
+        return str(folder / Path(str(path)).expanduser())
+
+    for entry in entries:
+        if not isinstance(entry, str) and "path" not in entry:
+            raise ConfigError(
+                f"data has an entry without a path: {entry!r}.",
+                "write {path: FILE, format: NAME}.",
+            )
+    return tuple(
+        absolute(e) if isinstance(e, str) else {**e, "path": absolute(e["path"])} for e in entries
+    )

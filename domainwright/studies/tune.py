@@ -1,0 +1,173 @@
+"""One training run with its pre-flight checks: rows in, adapter folder and figures out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from domainwright.core import machine
+from domainwright.core.artifacts import seal, sha256_json
+from domainwright.core.config import as_mapping, from_mapping
+from domainwright.core.errors import DataError
+from domainwright.core.lock import lock
+from domainwright.core.progress import Listener, quiet
+from domainwright.core.records import Row, SetAside, Text
+from domainwright.methods import METHODS
+from domainwright.methods._adapter import Adapter
+from domainwright.models.base import Base
+from domainwright.models.forms import encode_rows
+from domainwright.studies.records import Training
+from domainwright.train import loop
+from domainwright.train.memory import micro_tokens
+from domainwright.train.preflight import check_rows, check_template
+from domainwright.train.settings import TrainSettings
+
+WATCHED = 48
+"""Most development rows measured at each check; more would cost training time."""
+GENERAL = 10
+"""General texts on which forgetting is watched during a run."""
+LARGE = 1_000_000_000
+"""Parameters from which a method's learning rate for large bases applies."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuned:
+    adapter: Adapter
+    """Attached, in its best state."""
+    training: Training
+    set_aside: list[SetAside]
+    hash: str
+    """Of the adapter artifact."""
+
+
+def tune(
+    base: Base,
+    method: str,
+    rows: Sequence[Row],
+    development: Sequence[Row],
+    general: Sequence[Text],
+    settings: TrainSettings,
+    *,
+    method_settings: dict[str, Any],
+    steps: int | None,
+    seed: int,
+    folder: Path,
+    parents: dict[str, str],
+    memory_gb: float | None = None,
+    resume: bool = False,
+    listen: Listener = quiet,
+    stop: Callable[[], bool] = lambda: False,
+) -> Tuned:
+    """Train `method` on `rows` and write `folder/adapter`.
+
+    Args:
+        steps: optimiser steps where the settings leave them open; None: full epochs.
+        parents: content hashes of what the run is made from.
+
+    Raises:
+        DataError: a pre-flight check fails.
+        RunFailed: the run fails its own checks.
+    """
+    with lock(folder):
+        kind = METHODS.get(method)
+        adapter: Adapter = kind.build(
+            base, from_mapping(kind.Settings, method_settings, f"methods {method}"), seed
+        )
+        template = base.template
+        encoded = encode_rows(template, rows, settings.max_tokens)
+        check_template(base, rows, encoded)
+        kept, aside = check_rows(
+            base, encoded, max_cut_share=settings.max_cut_share, max_tokens=settings.max_tokens
+        )
+        watched = [
+            r
+            for r in encode_rows(template, development[: 2 * WATCHED], settings.max_tokens)
+            if not r.cut
+        ][:WATCHED]
+        if not watched:
+            raise DataError(
+                "No development row fits the length limit.",
+                "raise train.max_tokens or give development rows of your own.",
+            )
+        longest = max(len(r.ids) for r in (*kept, *watched))
+        room = memory_gb or 0.75 * machine.memory_gb()
+        rate = (
+            settings.learning_rate
+            or kind.learning_rate["large" if base.parameters >= LARGE else "small"]
+        )
+        total = settings.steps or steps or full_steps(len(kept), settings)
+        chosen = {
+            **as_mapping(settings),
+            "steps": total,
+            "learning_rate": rate,
+            "method": f"{method}@{kind.version}",
+            **as_mapping(adapter.settings),
+        }
+        identity = sha256_json(
+            {
+                "settings": {
+                    k: v for k, v in chosen.items() if k not in ("micro_tokens", "checkpoint_every")
+                },
+                "parents": parents,
+                "seed": seed,
+                "rows": [(r.id, r.ids) for r in kept],
+            }
+        )
+        job = loop.Job(
+            base=base,
+            adapter=adapter,
+            rows=kept,
+            development=watched,
+            general=encode_rows(template, general[:GENERAL], settings.max_tokens),
+            settings=settings,
+            steps=total,
+            learning_rate=rate,
+            micro_tokens=settings.micro_tokens or micro_tokens(base, adapter, room, longest),
+            seed=seed,
+            folder=folder,
+            run_hash=identity,
+        )
+        trained = loop.train(job, resume=resume, listen=listen, stop=stop)
+        manifest = _write_adapter(folder / "adapter", adapter, parents | {"run": identity})
+        training = Training(
+            minutes=trained.seconds / 60,
+            steps=trained.steps,
+            best_step=trained.best_step,
+            tokens=trained.tokens,
+            tokens_per_s=trained.tokens_per_s,
+            peak_rss_mib=trained.peak_rss_mib,
+            trainable=adapter.trainable,
+            settings=chosen,
+            history=list(trained.history),
+        )
+        _write_training(folder, training, aside)
+        return Tuned(adapter=adapter, training=training, set_aside=aside, hash=manifest["hash"])
+
+
+def full_steps(rows: int, settings: TrainSettings) -> int:
+    """Steps of `settings.epochs` passes, at least one."""
+    return max(1, round(settings.epochs * rows / settings.batch))
+
+
+def _write_adapter(folder: Path, adapter: Adapter, parents: dict[str, str]) -> dict[str, Any]:
+    adapter.save(folder)
+    adapter.base.tokenizer.save_pretrained(folder)
+    files = sorted(
+        p
+        for p in folder.iterdir()
+        if p.is_file() and p.name != "manifest.json" and p.name != "README.md"
+    )
+    return seal(folder, "adapter", files, parents=parents)
+
+
+def _write_training(folder: Path, training: Training, aside: list[SetAside]) -> None:
+    import json
+
+    from domainwright.core.artifacts import write_atomic, write_json
+
+    write_json(folder / "training.json", asdict(training))
+    if aside:
+        write_atomic(
+            folder / "set_aside.jsonl",
+            "".join(json.dumps(asdict(x), ensure_ascii=False) + "\n" for x in aside),
+        )

@@ -1,0 +1,1 @@
+"""One loop: pre-flight checks, loss head, optimiser, schedule, checkpoints."""

@@ -1,0 +1,340 @@
+"""The one training loop, for every method.
+
+    gradient = ∇ Σ loss over the supervised tokens of the step / number of those tokens
+
+The sum is divided once per optimiser step by all its supervised tokens: a mean of means
+over micro-batches of unequal length would weigh short answers more (transformers #34191).
+Order and dropout follow from (seed, step) alone, so a resumed run is bit-identical.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from domainwright.core import machine
+from domainwright.core.artifacts import write_atomic
+from domainwright.core.errors import RunFailed
+from domainwright.core.progress import Listener, Step, quiet
+from domainwright.core.seeds import derive, generator
+from domainwright.methods._adapter import Adapter
+from domainwright.models.base import Base
+from domainwright.models.flat import flatten
+from domainwright.models.forms import TrainRow
+from domainwright.train import checkpoint, schedule
+from domainwright.train.checkpoint import State
+from domainwright.train.loss import summed_loss
+from domainwright.train.settings import TrainSettings
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run stopped on request after writing a checkpoint."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Everything a run is made of."""
+
+    base: Base
+    adapter: Adapter
+    rows: Sequence[TrainRow]
+    development: Sequence[TrainRow]
+    general: Sequence[TrainRow]
+    """General text on which forgetting is watched."""
+    settings: TrainSettings
+    steps: int
+    learning_rate: float
+    micro_tokens: int
+    seed: int
+    folder: Path
+    """Checkpoints and metrics.jsonl go here."""
+    run_hash: str
+    """Of data, settings and base: a checkpoint of another run is refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What a run measured about itself."""
+
+    steps: int
+    best_step: int
+    seconds: float
+    tokens: int
+    tokens_per_s: float
+    peak_rss_mib: int
+    base_loss: float
+    """Development loss of the untouched base, nats per token."""
+    best_loss: float
+    history: tuple[dict[str, Any], ...]
+
+
+def train(
+    job: Job,
+    *,
+    resume: bool = False,
+    listen: Listener = quiet,
+    stop: Callable[[], bool] = lambda: False,
+) -> Trained:
+    """Run the loop; afterwards the adapter holds the best state, attached.
+
+    Raises:
+        RunFailed: diverged, a zero gradient, nothing changed, nothing learned, or every state
+            forgets more than the limit.
+        Interrupted: `stop()` said so; the checkpoint is written.
+    """
+    adapter, settings, base = job.adapter, job.settings, job.base
+    adapter.attach()
+    parameters = [p for p in adapter.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(
+        parameters,
+        lr=job.learning_rate,
+        betas=(0.9, 0.999),
+        weight_decay=settings.weight_decay,
+        fused=_fused(base),
+    )
+    found = checkpoint.newest(job.folder / "checkpoints", job.run_hash) if resume else None
+    machine.reset_peak()
+    if found:
+        state, tensors = found
+        _restore(adapter, optimiser, tensors)
+        best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
+    else:
+        state, best = State(), {}
+        with base.hooks.disabled():
+            state.history.append(
+                {
+                    "step": 0,
+                    "development_loss": mean_loss(job, job.development),
+                    "general_loss": mean_loss(job, job.general),
+                }
+            )
+    at_start = state.history[0]
+    checks = {round(job.steps * (i + 1) / settings.checks) for i in range(settings.checks)}
+    start_seconds, begun = state.seconds, time.perf_counter()
+    _write_metrics(job.folder, state)
+
+    while state.step < job.steps and not _out_of_patience(state, settings):
+        loss, norm, tokens = _step(job, optimiser, parameters, state.step)
+        state.step += 1
+        state.tokens += tokens
+        state.seconds = start_seconds + time.perf_counter() - begun
+        state.peak_rss_mib = max(state.peak_rss_mib, machine.peak_rss_mib())
+        state.first_loss = state.first_loss if state.first_loss is not None else loss
+        _check_health(state, loss, norm)
+        line = {
+            "step": state.step,
+            "loss": loss,
+            "gradient_norm": norm,
+            "tokens": state.tokens,
+            "seconds": round(state.seconds, 3),
+        }
+        if state.step in checks or state.step == job.steps:
+            line |= {
+                "development_loss": mean_loss(job, job.development),
+                "general_loss": mean_loss(job, job.general),
+            }
+            if _is_best(state, line, at_start, settings):
+                state.best_step, state.best_loss = state.step, line["development_loss"]
+                state.since_best = 0
+                best = {k: v.detach().clone() for k, v in adapter.state_dict().items()}
+            else:
+                state.since_best += 1
+        state.history.append(line)
+        listen(
+            Step(
+                f"train {adapter.method}",
+                state.step,
+                job.steps,
+                {"loss": f"{loss:.3f}", "tokens/s": f"{state.tokens / state.seconds:.0f}"},
+            )
+        )
+        stopping = stop()
+        if state.step % settings.checkpoint_every == 0 or stopping or state.step == job.steps:
+            _checkpoint(job, optimiser, state, best)
+            _write_metrics(job.folder, state)
+        if stopping:
+            raise Interrupted
+    _write_metrics(job.folder, state)
+    return _finish(job, state, best, at_start)
+
+
+def mean_loss(job: Job, rows: Sequence[TrainRow]) -> float:
+    """Mean loss in nats per supervised token, no gradient. NaN without rows."""
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for group in _micro_batches(rows, job.micro_tokens):
+            loss, targets = _loss(job.base, group)
+            total, count = total + float(loss), count + targets
+    return total / count if count else math.nan
+
+
+def _step(
+    job: Job, optimiser: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], step: int
+) -> tuple[float, float, int]:
+    """One optimiser step: (mean loss, gradient norm before clipping, tokens read)."""
+    rows = _rows_of_step(job, step)
+    targets = sum(row.targets for row in rows)
+    total = 0.0
+    optimiser.zero_grad(set_to_none=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(derive(job.seed, "step", step))
+        for group in _micro_batches(rows, job.micro_tokens):
+            loss, _ = _loss(job.base, group)
+            (loss / targets).backward()
+            total += float(loss.detach())
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, job.settings.clip))
+    rate = job.learning_rate * schedule.factor(
+        job.settings.schedule, step, job.steps, job.settings.warmup_share, job.settings.decay_share
+    )
+    for parameter_group in optimiser.param_groups:
+        parameter_group["lr"] = rate
+    if math.isfinite(norm):
+        optimiser.step()
+    return total / targets, norm, sum(len(row.ids) for row in rows)
+
+
+def _rows_of_step(job: Job, step: int) -> list[TrainRow]:
+    """Documents of a step: consecutive places in an endless sequence of shuffled epochs."""
+    count = len(job.rows)
+    chosen = []
+    orders: dict[int, Any] = {}
+    for place in range(step * job.settings.batch, (step + 1) * job.settings.batch):
+        epoch, position = divmod(place, count)
+        if epoch not in orders:
+            orders[epoch] = generator(job.seed, "order", epoch).permutation(count)
+        chosen.append(job.rows[orders[epoch][position]])
+    return chosen
+
+
+def _micro_batches(rows: Sequence[TrainRow], limit: int) -> Iterator[list[TrainRow]]:
+    group: list[TrainRow] = []
+    tokens = 0
+    for row in rows:
+        if group and tokens + len(row.ids) > limit:
+            yield group
+            group, tokens = [], 0
+        group.append(row)
+        tokens += len(row.ids)
+    if group:
+        yield group
+
+
+def _loss(base: Base, rows: Sequence[TrainRow]) -> tuple[Tensor, int]:
+    """(summed loss, number of targets) of some documents in one flat batch."""
+    flat = flatten([row.ids for row in rows], base.device)
+    # A document's first token is predicted by nothing: never by the document before it.
+    marks = [on and i > 0 for row in rows for i, on in enumerate(row.supervised)]
+    targets_N = torch.tensor(marks, device=base.device).nonzero()[:, 0]
+    return summed_loss(base, flat, targets_N, flat.ids_T[targets_N]), len(targets_N)
+
+
+def _check_health(state: State, loss: float, norm: float) -> None:
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise RunFailed(
+            f"The loss is {loss} and the gradient norm {norm} at step {state.step}: "
+            "the run diverged.",
+            "lower train.learning_rate by a factor of 3 to 10.",
+        )
+    if norm == 0:
+        raise RunFailed(
+            f"The gradient is exactly zero at step {state.step}: nothing is trained.",
+            "check that the chosen targets are part of the base.",
+        )
+    recent = [line["loss"] for line in state.history[-4:] if "loss" in line] + [loss]
+    if len(recent) == 5 and min(recent) > 2 * (state.first_loss or 0) + 1:
+        raise RunFailed(
+            f"The loss rose from {state.first_loss:.2f} to {loss:.2f} by step "
+            f"{state.step}: the run diverged.",
+            "lower train.learning_rate by a factor of 3 to 10.",
+        )
+
+
+def _is_best(
+    state: State, line: dict[str, Any], at_start: dict[str, Any], settings: TrainSettings
+) -> bool:
+    if math.isnan(line["development_loss"]):
+        return True
+    if line["general_loss"] - at_start["general_loss"] > settings.max_forgetting:
+        return False
+    return state.best_loss is None or line["development_loss"] < state.best_loss
+
+
+def _out_of_patience(state: State, settings: TrainSettings) -> bool:
+    return settings.patience is not None and state.since_best >= settings.patience
+
+
+def _finish(job: Job, state: State, best: dict[str, Tensor], at_start: dict[str, Any]) -> Trained:
+    if state.best_step is None or state.best_loss is None:
+        risen = min(x["general_loss"] for x in state.history[1:] if "general_loss" in x)
+        raise RunFailed(
+            f"Every state of the run forgets more than the limit: the loss on general text rose by "
+            f"at least {risen - at_start['general_loss']:.3f} nats per token, and the limit is "
+            f"{job.settings.max_forgetting}.",
+            "lower train.learning_rate or train.steps, or raise train.max_forgetting.",
+        )
+    job.adapter.load_state_dict(best)
+    if state.best_loss >= at_start["development_loss"]:
+        raise RunFailed(
+            f"The run learned nothing: the best development loss is {state.best_loss:.4f}, and the "
+            f"untouched base has {at_start['development_loss']:.4f}.",
+            "give more rows or steps, or lower train.learning_rate.",
+        )
+    if not _changes_anything(job):
+        raise RunFailed(
+            "The trained adapter changes no logit of the base.",
+            "train longer or with a higher train.learning_rate.",
+        )
+    return Trained(
+        steps=state.step,
+        best_step=state.best_step,
+        seconds=state.seconds,
+        tokens=state.tokens,
+        tokens_per_s=state.tokens / state.seconds,
+        peak_rss_mib=state.peak_rss_mib,
+        base_loss=at_start["development_loss"],
+        best_loss=state.best_loss,
+        history=tuple(state.history),
+    )
+
+
+@torch.no_grad()
+def _changes_anything(job: Job) -> bool:
+    flat = flatten([job.rows[0].ids], job.base.device)
+    adapted = job.base.hidden(flat)
+    with job.base.hooks.disabled():
+        return not torch.equal(adapted, job.base.hidden(flat))
+
+
+def _fused(base: Base) -> bool:
+    return base.device.type in ("cpu", "cuda")
+
+
+def _checkpoint(
+    job: Job, optimiser: torch.optim.Optimizer, state: State, best: dict[str, Tensor]
+) -> None:
+    tensors = {f"adapter.{k}": v for k, v in job.adapter.state_dict().items()}
+    tensors |= {f"best.{k}": v for k, v in best.items()}
+    tensors |= checkpoint.optimiser_tensors(optimiser)
+    checkpoint.save(job.folder / "checkpoints", state, tensors, job.run_hash)
+
+
+def _restore(
+    adapter: Adapter, optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]
+) -> None:
+    adapter.load_state_dict(
+        {k.removeprefix("adapter."): v for k, v in tensors.items() if k.startswith("adapter.")}
+    )
+    checkpoint.restore_optimiser(optimiser, tensors)
+
+
+def _write_metrics(folder: Path, state: State) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(
+        folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in state.history)
+    )

@@ -1,0 +1,73 @@
+"""How long and how hard one run trains."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from domainwright.core.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSettings:
+    """Every field carries its unit. None means: chosen from the data, the base and the budget."""
+
+    steps: int | None = None
+    """Optimiser steps. None: `epochs` over the training rows, as far as the budget goes."""
+    epochs: float = 2.0
+    """Passes over the training rows when `steps` is not given."""
+    batch: int = 8
+    """Documents per optimiser step."""
+    learning_rate: float | None = None
+    """Highest rate. None: the method's default for the base's size."""
+    schedule: Literal["constant", "linear", "cosine", "wsd"] = "linear"
+    """What follows the warm-up."""
+    warmup_share: float = 0.05
+    """Share of the steps spent rising linearly from 0. In [0, 1)."""
+    decay_share: float = 0.2
+    """Share of the steps spent falling at the end of "wsd". In [0, 1]."""
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    """Largest global gradient norm."""
+    max_tokens: int = 1024
+    """Longest document. Conversations beyond it are set aside, texts are cut into pieces."""
+    max_cut_share: float = 0.1
+    """Refuse to train when more than this share of the rows would be set aside. In [0, 1]."""
+    micro_tokens: int | None = None
+    """Tokens in one forward pass. None: from the memory budget. Changes memory, not results."""
+    checks: int = 5
+    """How often the development loss and forgetting are measured during the run."""
+    patience: int | None = None
+    """Stop after this many checks without a better development loss. None: run to the end."""
+    max_forgetting: float = 0.05
+    """Largest rise of the loss on general text, nats per token, that a kept state may have."""
+    checkpoint_every: int = 10
+    """Optimiser steps between checkpoints."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "steps",
+            "batch",
+            "max_tokens",
+            "micro_tokens",
+            "checks",
+            "checkpoint_every",
+            "patience",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"train.{name} is {value}.", "give a whole number from 1.")
+        for name in ("warmup_share", "decay_share", "max_cut_share"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ConfigError(
+                    f"train.{name} is {value}, outside [0, 1].",
+                    "give a share of the run such as 0.05, not a number of steps.",
+                )
+        for name in ("epochs", "clip"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(
+                    f"train.{name} is {getattr(self, name)}.", "give a number above 0."
+                )
+        if self.learning_rate is not None and not 0 < self.learning_rate < 10:
+            raise ConfigError(
+                f"train.learning_rate is {self.learning_rate}.", "give a rate such as 1.0e-3."
+            )
