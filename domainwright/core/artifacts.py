@@ -8,6 +8,7 @@ renamed, so a kill at any moment leaves the old folder or the new one, never hal
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +18,8 @@ from typing import Any
 from domainwright.core.errors import DataError
 
 MANIFEST = "manifest.json"
+_LIFE = secrets.token_hex(4)
+"""Tells this process from an earlier one of the same number: a container's is always the same."""
 
 
 def sha256_file(path: Path) -> str:
@@ -33,7 +36,7 @@ def sha256_json(data: Any) -> str:
 
 def write_atomic(path: Path, text: str) -> None:
     """Replace `path` by `text`, durable and all at once."""
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    temporary = aside(path, "tmp")
     with open(temporary, "w", encoding="utf-8", newline="\n") as file:
         file.write(text)
         file.flush()
@@ -67,14 +70,14 @@ def write_folder(
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     sweep(folder.parent)
-    temporary = folder.parent / f".tmp-{os.getpid()}-{folder.name}"
+    temporary = aside(folder, "tmp")
     temporary.mkdir()
     try:
         fill(temporary)
         files = sorted(p for p in temporary.rglob("*") if p.is_file())
         manifest = seal(temporary, kind, files, parents=parents, facts=facts)
         if folder.exists():
-            old = folder.parent / f".del-{os.getpid()}-{folder.name}"
+            old = aside(folder, "del")
             os.replace(folder, old)
             os.replace(temporary, folder)
             shutil.rmtree(old)
@@ -110,7 +113,7 @@ def seal(
     }
     manifest = {
         **content,
-        "hash": sha256_json(content),
+        "hash": _content_hash(content),
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     write_json(folder / MANIFEST, manifest)
@@ -135,9 +138,14 @@ def read_manifest(folder: Path, kind: str | None = None, *, verify: bool = True)
         raise DataError(
             f"{path} is not valid JSON ({error}).", "make the artifact again."
         ) from error
-    if kind is not None and manifest.get("kind") != kind:
+    if not isinstance(manifest, dict) or manifest.get("hash") != _content_hash(manifest):
         raise DataError(
-            f"{folder} is a {manifest.get('kind')!r} artifact, not a {kind!r}.",
+            f"{path} was altered after it was written (its own hash differs).",
+            "make the artifact again, or restore the file.",
+        )
+    if kind is not None and manifest["kind"] != kind:
+        raise DataError(
+            f"{folder} is a {manifest['kind']!r} artifact, not a {kind!r}.",
             f"give the folder of a {kind}.",
         )
     if verify:
@@ -153,20 +161,36 @@ def read_manifest(folder: Path, kind: str | None = None, *, verify: bool = True)
     return manifest
 
 
+def aside(path: Path, mark: str) -> Path:
+    """Beside `path`, a name for what is not finished ("tmp") or no longer wanted ("del")."""
+    return path.with_name(f".{mark}-{os.getpid()}.{_LIFE}-{path.name}")
+
+
 def sweep(folder: Path) -> None:
     """Remove temporary leftovers of processes that no longer live."""
     for path in folder.glob(".tmp-*"):
-        owner = path.name.split("-")[1]
-        if owner.isdigit() and int(owner) != os.getpid() and not _alive(int(owner)):
+        if _left_over(path):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in folder.glob(".del-*"):
-        _, owner, name = path.name.split("-", 2)
-        if owner.isdigit() and not _alive(int(owner)):
-            # Killed between the two renames: the new folder never took the name.
-            if not (folder / name).exists():
-                os.replace(path, folder / name)
+        if _left_over(path):
+            target = folder / path.name.split("-", 2)[2]
+            # Killed between the two renames: the new folder never took the name, so put the old back.
+            if not target.exists():
+                os.replace(path, target)
             else:
                 shutil.rmtree(path)
+
+
+def _content_hash(manifest: Mapping[str, Any]) -> str:
+    return sha256_json({key: manifest.get(key) for key in ("kind", "files", "parents", "facts")})
+
+
+def _left_over(path: Path) -> bool:
+    """Whether the process that gave `path` its name is gone."""
+    number, _, life = path.name.split("-", 2)[1].partition(".")
+    if not number.isdigit():
+        return False
+    return life != _LIFE if int(number) == os.getpid() else not _alive(int(number))
 
 
 def _alive(pid: int) -> bool:

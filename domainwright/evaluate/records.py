@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from domainwright.core.records import Message
-
 
 class Mark(NamedTuple):
     """One judgement of one reply."""
@@ -13,20 +11,6 @@ class Mark(NamedTuple):
     """In [0, 1]; 0 or 1 for exact tasks."""
     parsed: bool
     """False: no answer was found. Its own rate, never folded into `correct`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
-    """How one item is asked. Made by a prompting strategy, read by a task."""
-
-    messages: tuple[Message, ...] = ()
-    """For conversations."""
-    text: str = ""
-    """For choices: everything up to the choice."""
-    passages: tuple[str, ...] = ()
-    """What retrieval quoted, as "title: text"."""
-    examples: tuple[str, ...] = ()
-    """Ids of the training rows shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,11 +13,11 @@ import numpy as np
 
 from domainwright.core.progress import Listener, quiet
 from domainwright.core.records import Choice, Text
-from domainwright.evaluate.records import Item, Prompt
+from domainwright.evaluate.records import Item
 from domainwright.evaluate.tasks import TASKS
 from domainwright.maths.bootstrap import Interval, interval
 from domainwright.models.base import Base
-from domainwright.models.forms import choice_prompt
+from domainwright.models.forms import Prompt, choice_prompt
 
 SHIPPED = Path(__file__).parent / "retention"
 

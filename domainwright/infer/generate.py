@@ -1,4 +1,4 @@
-"""Greedy answers for many prompts at once.
+"""Greedy answers for many prompts at once, and the likelihood of their references.
 
 Prompts are read as one flat batch, without padding; their keys and values are then set
 side by side, right-aligned, and all rows take one step at a time. A finished row leaves
@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from domainwright.core.errors import ConfigError
 from domainwright.core.progress import Listener, Step, quiet
+from domainwright.infer.likelihood import Likelihood, Request, log_probabilities, score
 from domainwright.models.base import Base
 from domainwright.models.flat import flatten
 
@@ -36,6 +37,8 @@ class Answer:
     prompt_tokens: int
     seconds: float
     """This answer's share of its batch's time: what one more question costs."""
+    reference: Likelihood | None = None
+    """How likely the model finds the reference after the same prompt, if one was given."""
 
 
 class _Slots(DynamicLayer):
@@ -68,6 +71,7 @@ def answer(
     prompts: Sequence[list[int]],
     *,
     new_tokens: int,
+    references: Sequence[list[int]] | None = None,
     stop_texts: Sequence[str] = (),
     listen: Listener = quiet,
     stage: str = "answer",
@@ -76,15 +80,17 @@ def answer(
 
     Args:
         new_tokens: longest answer in tokens.
+        references: continuations to score too; the prompts are read once for both.
         stop_texts: an answer also ends before the first of these.
 
     Raises:
         ConfigError: a prompt and its answer do not fit into the base's context.
     """
     longest = max((len(p) for p in prompts), default=0)
-    if longest + new_tokens > base.context:
+    room = max([new_tokens, *map(len, references or ())])
+    if longest + room > base.context:
         raise ConfigError(
-            f"A prompt of {longest} tokens and an answer of {new_tokens} exceed the context of "
+            f"A prompt of {longest} tokens and an answer of {room} exceed the context of "
             f"{base.context} tokens of {base.source.name}.",
             "lower the context budget or the number of new tokens.",
         )
@@ -96,18 +102,27 @@ def answer(
         while (
             order
             and len(rows) < BATCH_ROWS
-            and (not rows or (len(rows) + 1) * (len(prompts[rows[0]]) + new_tokens) <= BATCH_TOKENS)
+            and (not rows or (len(rows) + 1) * (len(prompts[rows[0]]) + room) <= BATCH_TOKENS)
         ):
             rows.append(order.pop())
         begun = time.perf_counter()
-        run = _Batch(base, [prompts[i] for i in rows], new_tokens, stop_texts)
-        written = run.run()
-        each = (time.perf_counter() - begun) / len(rows)
-        for i, (ids, ended) in zip(rows, written, strict=True):
+        wanted = [references[i] for i in rows] if references else None
+        run = _Batch(base, [prompts[i] for i in rows], wanted, new_tokens, stop_texts)
+        run.run()
+        each = (time.perf_counter() - begun - run.reference_seconds) / len(rows)
+        for place, i in enumerate(rows):
+            ids = run.written[place]
             text = base.tokenizer.decode(ids, skip_special_tokens=True)
             for stop in stop_texts:
                 text = text.split(stop)[0]
-            answers[i] = Answer(ids, text.strip(), ended, len(prompts[i]), each)
+            answers[i] = Answer(
+                ids,
+                text.strip(),
+                run.ended[place],
+                len(prompts[i]),
+                each,
+                run.likelihoods[place] if wanted else None,
+            )
         done += len(rows)
         listen(Step(stage, done, len(prompts)))
     return [a for a in answers if a is not None]
@@ -117,19 +132,27 @@ class _Batch:
     """Rows that are answered together."""
 
     def __init__(
-        self, base: Base, prompts: list[list[int]], new_tokens: int, stop_texts: Sequence[str]
+        self,
+        base: Base,
+        prompts: list[list[int]],
+        references: list[list[int]] | None,
+        new_tokens: int,
+        stop_texts: Sequence[str],
     ) -> None:
         self.base, self.prompts, self.new_tokens = base, prompts, new_tokens
+        self.references = references
         self.stops, self.stop_texts = base.template.stops, stop_texts
         self.written: list[list[int]] = [[] for _ in prompts]
         self.ended = [False] * len(prompts)
+        self.likelihoods: list[Likelihood] = []
+        self.reference_seconds = 0.0
+        """Time spent on the references, which answering would not need."""
 
-    def run(self) -> list[tuple[list[int], bool]]:
+    def run(self) -> None:
         if self.base.feeding == "packed" and self.base.plain_head:
             self._run_packed()
         else:
             self._run_library()
-        return list(zip(self.written, self.ended, strict=True))
 
     def _take(self, row: int, token: int) -> None:
         """Note the next token of a row, or that the row is finished."""
@@ -177,8 +200,17 @@ class _Batch:
             token_B = base.project(out.last_hidden_state[:, -1]).argmax(-1)
 
     def _read_prompts(self) -> tuple[list[_Slots], Tensor]:
-        """Every prompt's keys and values, right-aligned, layer by layer; its last hidden state."""
-        flat = flatten(self.prompts, self.base.device)
+        """Every prompt's keys and values, right-aligned, layer by layer; its last hidden state.
+
+        A reference stands behind its prompt in the same document: attention is causal, so the
+        prompt does not notice, and its keys and values are simply left out afterwards.
+        """
+        begun = time.perf_counter()
+        behind = self.references or [[] for _ in self.prompts]
+        # The last token of a reference is only predicted, never read.
+        flat = flatten(
+            [p + r[:-1] for p, r in zip(self.prompts, behind, strict=True)], self.base.device
+        )
         read = Cache(layer_class_to_replicate=DynamicLayer)
         out = self.base.model.base_model(
             input_ids=flat.ids_T[None],
@@ -187,8 +219,19 @@ class _Batch:
             past_key_values=read,
             use_cache=True,
         )
-        documents = flat.documents()
-        longest = max(d.stop - d.start for d in documents)
+        hidden_TD = out.last_hidden_state[0]
+        documents = [
+            slice(d.start, d.start + len(p))
+            for d, p in zip(flat.documents(), self.prompts, strict=True)
+        ]
+        if self.references:
+            prompt_tokens = sum(map(len, self.prompts))
+            spent = time.perf_counter() - begun
+            self.reference_seconds = spent * (1 - prompt_tokens / flat.tokens)
+            begun = time.perf_counter()
+            self._score_references(hidden_TD, [d.stop - 1 for d in documents], self.references)
+            self.reference_seconds += time.perf_counter() - begun
+        longest = max(map(len, self.prompts))
         slots: list[_Slots] = []
         for layer in read.layers:
             sides = []
@@ -202,11 +245,31 @@ class _Batch:
             layer.keys = layer.values = None  # type: ignore[union-attr]  # free it at once
             slots.append(_Slots(sides[0], sides[1], longest))
         ends = torch.tensor([d.stop - 1 for d in documents], device=self.base.device)
-        return slots, out.last_hidden_state[0, ends]
+        return slots, hidden_TD[ends]
+
+    def _score_references(
+        self, hidden_TD: Tensor, ends: list[int], references: list[list[int]]
+    ) -> None:
+        """A reference's first token is predicted at the end of its prompt."""
+        rows = [e + k for e, r in zip(ends, references, strict=True) for k in range(len(r))]
+        labels_N = torch.tensor([t for r in references for t in r], device=self.base.device)
+        logs_N, hits_N = log_probabilities(self.base, hidden_TD[rows], labels_N)
+        counts = [len(r) for r in references]
+        self.likelihoods = [
+            Likelihood(float(a.sum()), bool(b.all()), n)
+            for a, b, n in zip(
+                logs_N.double().split(counts), hits_N.split(counts), counts, strict=True
+            )
+        ]
 
     def _run_library(self) -> None:
         """transformers' own generate, for architectures that our cache does not fit."""
         tokenizer = self.base.tokenizer
+        if self.references:
+            begun = time.perf_counter()
+            pairs = zip(self.prompts, self.references, strict=True)
+            self.likelihoods = score(self.base, [Request(p, r) for p, r in pairs])
+            self.reference_seconds = time.perf_counter() - begun
         for row, prompt in enumerate(self.prompts):
             ids = torch.tensor([prompt], device=self.base.device)
             out = self.base.model.generate(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from domainwright.core.progress import Listener, Step, quiet
 from domainwright.models.base import Base
@@ -74,20 +75,31 @@ def _score_batch(base: Base, batch: Sequence[tuple[tuple[int, ...], int]]) -> li
         labels.extend(whole[-count:])
     rows_N = torch.tensor(rows, device=base.device)
     labels_N = torch.tensor(labels, device=base.device)
-    hidden = base.hidden(flat)[rows_N] if base.plain_head else None
-    everything = None if base.plain_head else base.logits(flat, rows_N)
-    chosen, best = [], []
-    for start in range(0, len(rows), HEAD_ROWS):
-        part = slice(start, start + HEAD_ROWS)
-        logits = base.project(hidden[part]) if hidden is not None else everything[part]  # type: ignore[index]
-        logits = logits.float()
-        picked = logits.gather(1, labels_N[part, None])
-        chosen.append((picked - logits.logsumexp(1, keepdim=True))[:, 0])
-        best.append(logits.argmax(1) == labels_N[part])
+    if base.plain_head:
+        chosen, best = log_probabilities(base, base.hidden(flat)[rows_N], labels_N)
+    else:
+        logits = base.logits(flat, rows_N).float()
+        chosen = logits.log_softmax(1).gather(1, labels_N[:, None])[:, 0]
+        best = logits.argmax(1) == labels_N
     counts = [count for _, count in batch]
-    logs = torch.cat(chosen).double().split(counts)
-    hits = torch.cat(best).split(counts)
+    logs = chosen.double().split(counts)
+    hits = best.split(counts)
     return [
         Likelihood(float(a.sum()), bool(b.all()), n)
         for a, b, n in zip(logs, hits, counts, strict=True)
     ]
+
+
+def log_probabilities(base: Base, hidden_ND: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
+    """(log p(label), was it the most likely token) per row, block by block, float32.
+
+    The (N, V) logits never exist at once.
+    """
+    chosen, best = [], []
+    for start in range(0, len(labels_N), HEAD_ROWS):
+        labels = labels_N[start : start + HEAD_ROWS]
+        logits = base.project(hidden_ND[start : start + HEAD_ROWS]).float()
+        picked = logits.gather(1, labels[:, None])
+        chosen.append((picked - logits.logsumexp(1, keepdim=True))[:, 0])
+        best.append(logits.argmax(1) == labels)
+    return torch.cat(chosen), torch.cat(best)

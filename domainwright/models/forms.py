@@ -7,8 +7,22 @@ Choices follow lm-evaluation-harness: plain text, no chat template, the continua
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from domainwright.core.records import Chat, Choice, Row, Text
+from domainwright.core.records import Chat, Choice, Message, Row, Text
 from domainwright.models.template import Encoded, Template
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """How one item is asked. Made by a prompting strategy, read by a task."""
+
+    messages: tuple[Message, ...] = ()
+    """For conversations."""
+    text: str = ""
+    """For choices: everything up to the choice."""
+    passages: tuple[str, ...] = ()
+    """What retrieval quoted, as "title: text"."""
+    examples: tuple[str, ...] = ()
+    """Ids of the training rows shown."""
 
 
 def choice_prompt(row: Choice) -> str:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from domainwright.core.errors import ConfigError
 from domainwright.core.progress import Listener, quiet
 from domainwright.core.records import Chat, Choice, Document, Message, Row
-from domainwright.evaluate.records import Prompt
-from domainwright.models.forms import choice_prompt
+from domainwright.models.forms import Prompt, choice_prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

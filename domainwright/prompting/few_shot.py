@@ -8,9 +8,8 @@ import numpy as np
 
 from domainwright.core.records import Choice, Message, Row
 from domainwright.core.seeds import generator
-from domainwright.evaluate.records import Prompt
 from domainwright.models.encoder import default_encoder
-from domainwright.models.forms import solved
+from domainwright.models.forms import Prompt, solved
 from domainwright.prompting import PROMPTINGS
 from domainwright.prompting._sources import Sources, ask, question_of
 

@@ -7,8 +7,7 @@ rows themselves, and then none of the test item's own group is ever quoted.
 import numpy as np
 
 from domainwright.core.records import Choice, Document, Row
-from domainwright.evaluate.records import Prompt
-from domainwright.models.forms import solved
+from domainwright.models.forms import Prompt, solved
 from domainwright.prompting import PROMPTINGS
 from domainwright.prompting._index import Index, Passage, passages_of
 from domainwright.prompting._sources import Sources, ask, question_of

@@ -1,7 +1,7 @@
 """The question alone, with the domain's instruction if there is one: the base to beat."""
 
 from domainwright.core.records import Row
-from domainwright.evaluate.records import Prompt
+from domainwright.models.forms import Prompt
 from domainwright.prompting import PROMPTINGS
 from domainwright.prompting._sources import Sources, ask
 

@@ -43,15 +43,22 @@ def curves(verdict: Verdict) -> list[Curve]:
     # Training loss is noisy and a diverged run knows no bounds: its highest hundredth may
     # leave the drawing, the points of the other two curves may not.
     noisy = sorted(v for _, t in runs for _, v in _series(t, "loss"))
-    steady = [v for _, t in runs for name in ("development_loss", "general_loss")
-              for _, v in _series(t, name)]
+    steady = [
+        v
+        for _, t in runs
+        for name in ("development_loss", "general_loss")
+        for _, v in _series(t, name)
+    ]
     y = covering([*noisy[: max(1, math.ceil(0.99 * len(noisy)))], *steady])
     return [Curve(names, training, _draw(names, training, y)) for names, training in runs]
 
 
 def _series(training: Training, name: str) -> Points:
-    return [(line_["step"], line_[name]) for line_ in training.history
-            if "step" in line_ and _finite(line_.get(name))]
+    return [
+        (line_["step"], line_[name])
+        for line_ in training.history
+        if "step" in line_ and _finite(line_.get(name))
+    ]
 
 
 def _finite(value: Any) -> bool:
@@ -68,8 +75,9 @@ def _draw(names: list[str], training: Training, y: Scale) -> Markup:
         parts.append(line("0", y.up(t), "100%", y.up(t), "grid"))
         words = f.fixed(t, f.exact(ticks, 1))
         parts.append(text("0", y.up(t), words, "tick end", dx=-7, dy=4))
-    parts += [text(x.at(t), "100%", f.count(t), "tick mid", dy=17) for t in x.ticks(4)
-              if t == int(t)]
+    parts += [
+        text(x.at(t), "100%", f.count(t), "tick mid", dy=17) for t in x.ticks(4) if t == int(t)
+    ]
     if x.low <= training.best_step <= x.high:
         parts.append(line(x.at(training.best_step), "0", x.at(training.best_step), "100%", "best"))
     parts.append(polyline(_thinned(loss), x, y, "raw"))
@@ -78,8 +86,12 @@ def _draw(names: list[str], training: Training, y: Scale) -> Markup:
         points = _series(training, name)
         css = name.removesuffix("_loss")
         parts.append(polyline(points, x, y, f"checks {css}"))
-        parts += [Markup('<circle class="check {}" cx="{}" cy="{}" r="3.5"/>').format(
-            css, x.at(a), y.up(b)) for a, b in points]
+        parts += [
+            Markup('<circle class="check {}" cx="{}" cy="{}" r="3.5"/>').format(
+                css, x.at(a), y.up(b)
+            )
+            for a, b in points
+        ]
     return plot(join(parts), HEIGHT, _about(names, training))
 
 
@@ -95,8 +107,11 @@ def _smoothed(points: Points) -> Points:
     """A centred mean over a twentieth of the run. Centred: a trailing mean would lag behind."""
     half = max(1, len(points) // 40)
     values = [v for _, v in points]
-    return [(step, sum(part) / len(part)) for n, (step, _) in enumerate(points)
-            if (part := values[max(0, n - half) : n + half + 1])]
+    return [
+        (step, sum(part) / len(part))
+        for n, (step, _) in enumerate(points)
+        if (part := values[max(0, n - half) : n + half + 1])
+    ]
 
 
 def _thinned(points: Points) -> Points:

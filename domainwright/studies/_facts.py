@@ -14,8 +14,13 @@ Decision = Literal["reference", "better", "worse", "not decided", "not after Hol
 def in_order(verdict: Verdict) -> list[StrategyResult]:
     """Measured strategies, best score first; then the failed; then the skipped."""
     place = {"done": 0, "failed": 1, "skipped": 2}
-    return sorted(verdict.strategies, key=lambda r: (
-        place[r.status], -r.score.mean if r.score and math.isfinite(r.score.mean) else math.inf))
+    return sorted(
+        verdict.strategies,
+        key=lambda r: (
+            place[r.status],
+            -r.score.mean if r.score and math.isfinite(r.score.mean) else math.inf,
+        ),
+    )
 
 
 def measured(verdict: Verdict) -> list[StrategyResult]:

@@ -65,8 +65,9 @@ def exact(values: Iterable[float], least: int = 0) -> int:
     return decimals
 
 
-def triple(mean: float, low: float, high: float, *, least: int, sign: bool = False,
-           suffix: str = "") -> str:
+def triple(
+    mean: float, low: float, high: float, *, least: int, sign: bool = False, suffix: str = ""
+) -> str:
     """A mean with its interval.
 
     >>> triple(0.34, 0.29, 0.39, least=2, sign=True)
@@ -137,8 +138,14 @@ class Unit:
         if difference is None:
             return MISSING
         low, high = sorted((difference.low * self.factor, difference.high * self.factor))
-        return triple(difference.mean * self.factor, low, high, least=self._least, sign=True,
-                      suffix=self.change_suffix)
+        return triple(
+            difference.mean * self.factor,
+            low,
+            high,
+            least=self._least,
+            sign=True,
+            suffix=self.change_suffix,
+        )
 
     def size(self, difference: float | None) -> str:
         """How large a difference is, without its direction: "0.06", "6.0 pp"."""
@@ -164,8 +171,10 @@ def unit(score: str) -> Unit:
 
 def measure(name: str) -> str:
     """What a further measure is called."""
-    known = {"answer_loss": "loss on the reference (nats per token)",
-             "accuracy_norm": "accuracy, choices weighed by their length"}
+    known = {
+        "answer_loss": "loss on the reference (nats per token)",
+        "accuracy_norm": "accuracy, choices weighed by their length",
+    }
     return known.get(name) or unit(name).label
 
 

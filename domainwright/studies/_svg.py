@@ -90,6 +90,6 @@ def polyline(points: Sequence[tuple[float, float]], x: Scale, y: Scale, css: str
 
 def plot(content: Markup, height: int, about: str) -> Markup:
     """The drawing with its description for those who cannot see it."""
-    return Markup(
-        '<svg class="plot" height="{}" role="img" aria-label="{}">{}</svg>'
-    ).format(height, about, content)
+    return Markup('<svg class="plot" height="{}" role="img" aria-label="{}">{}</svg>').format(
+        height, about, content
+    )

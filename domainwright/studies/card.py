@@ -2,12 +2,14 @@
 
 import json
 import re
+import shlex
 from pathlib import PurePosixPath
 from typing import Any
 
 import yaml
 
 from domainwright.core.errors import ConfigError, UnknownName
+from domainwright.models.resolve import ALIASES
 from domainwright.studies import _facts
 from domainwright.studies import _format as f
 from domainwright.studies.records import StrategyResult, Verdict
@@ -57,11 +59,16 @@ def _library(result: StrategyResult) -> str:
     return "peft" if method in PEFT else "transformers" if method in WHOLE else "domainwright"
 
 
+def _base_id(verdict: Verdict) -> str:
+    """What a model hub calls the base; a folder keeps its own name."""
+    name = str(verdict.base.get("name"))
+    return ALIASES.get(name, name)
+
+
 def _front(verdict: Verdict, result: StrategyResult) -> str:
-    base = verdict.base.get("hub_id") or verdict.base.get("name")
     tags = ["domainwright", *result.name.split("+"), verdict.study.get("domain")]
     front = {
-        "base_model": str(base),
+        "base_model": _base_id(verdict),
         "library_name": _library(result),
         "pipeline_tag": "text-generation",
         "tags": list(dict.fromkeys(str(tag) for tag in tags if tag)),
@@ -118,7 +125,7 @@ def _measured(verdict: Verdict, result: StrategyResult) -> str:
 
 
 def _load(verdict: Verdict, result: StrategyResult) -> str:
-    base = str(verdict.base.get("hub_id") or verdict.base.get("name"))
+    base = _base_id(verdict)
     run = PurePosixPath("runs", verdict.name)
     chat = f"With Domainwright:\n\n```sh\ndw chat {_shell(str(run))}\n```"
     folder = result.adapter or "adapter"
@@ -163,12 +170,18 @@ def _limits(verdict: Verdict, result: StrategyResult) -> str:
         "ones pass unseen.",
         "General ability was watched in one small suite, not in every use of the base.",
     ]
+    if verdict.base.get("origin") == "embedded":
+        lines.append(
+            "It was trained on the embedded weights, which are rounded to four bits; on the "
+            "original weights its scores may differ, and Domainwright refuses them."
+        )
     if _facts.over_limit(verdict, result):
         lines.append(f"It forgets more than the study's limit of {verdict.max_forgetting} nats.")
     not_for = verdict.study.get("not_for")
     lines.append(
-        f"Not for: {_plain(not_for)}" if not_for else
-        "Not for: decisions about people that no person checks."
+        f"Not for: {_plain(not_for)}"
+        if not_for
+        else "Not for: decisions about people that no person checks."
     )
     return "\n".join(f"- {line}" for line in lines)
 
@@ -177,8 +190,13 @@ def _made(verdict: Verdict) -> str:
     versions = ", ".join(f"{_plain(k)} {_plain(v)}" for k, v in verdict.versions.items())
     files = [f"- {_plain(s.file)}: `{_code(s.sha256)}`" for s in verdict.data.sources]
     return "\n".join(
-        [f"{versions}; seed {verdict.seed}; {_plain(verdict.created)}.", "", "Data, by SHA-256:",
-         "", *files]
+        [
+            f"{versions}; seed {verdict.seed}; {_plain(verdict.created)}.",
+            "",
+            "Data, by SHA-256:",
+            "",
+            *files,
+        ]
     )
 
 
@@ -196,6 +214,4 @@ def _code(value: Any) -> str:
 
 
 def _shell(path: str) -> str:
-    import shlex
-
     return shlex.quote(" ".join(path.replace("`", "'").split()))

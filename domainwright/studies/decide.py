@@ -21,17 +21,18 @@ from domainwright.core.artifacts import (
     write_json,
 )
 from domainwright.core.config import as_mapping, from_mapping
-from domainwright.core.errors import ConfigError, DataError, RunFailed
+from domainwright.core.errors import CapabilityError, ConfigError, DataError, RunFailed
 from domainwright.core.lock import lock
 from domainwright.core.progress import Listener, Step, quiet
 from domainwright.core.records import Chat, Choice, Row, Text
 from domainwright.curate.read import read_all
-from domainwright.evaluate.records import Item, Prompt
+from domainwright.evaluate.records import Item
 from domainwright.evaluate.retained import Retained, Suite, change, measure, shipped_suite
 from domainwright.evaluate.tasks import TASKS
 from domainwright.maths.significance import detectable
 from domainwright.methods import METHODS
 from domainwright.models.base import Base, load_base
+from domainwright.models.forms import Prompt
 from domainwright.prompting import PROMPTINGS
 from domainwright.prompting._sources import Sources
 from domainwright.studies.card import model_card
@@ -48,7 +49,7 @@ from domainwright.studies.plan import Plan, make_plan
 from domainwright.studies.records import Example, Reply, StrategyResult, Training, Verdict
 from domainwright.studies.report import write_report
 from domainwright.studies.study import StudySettings, write_resolved
-from domainwright.studies.tune import Tuned, tune
+from domainwright.studies.tune import Tuned, preflight, tune
 from domainwright.train.preflight import check_detectable
 
 EXAMPLES = 8
@@ -121,6 +122,9 @@ class _Study:
         self.task = TASKS.get(self.data.task)
         self.score = self._score_name()
         names, skipped = self._strategies()
+        if any(_parts(name)[0] for name in names):
+            # Before anything is measured: a refusal must not cost the minutes before training.
+            preflight(self.base, self.data.split.train, study.train)
         self.listen(Step("probe", 0, 1))
         self.plan = self._plan(names)
         self.rows: list[Row] = self.data.test_items(self.plan.items, study.seed)
@@ -135,7 +139,7 @@ class _Study:
             listen=self.listen,
         )
         self.prompters: dict[str, Any] = {}
-        self.tuned: dict[str, Tuned | RunFailed | DataError] = {}
+        self.tuned: dict[str, Tuned | RunFailed | CapabilityError] = {}
         self.items: dict[str, list[Item]] = {}
         before = self._retained("base", nullcontext())
         results = []
@@ -243,9 +247,9 @@ class _Study:
             training=training,
             adapter=f"trials/{method}/adapter" if method else None,
             **summarise(self.items[name]),
-        )  # type: ignore[arg-type]
+        )
 
-    def _tune(self, method: str) -> Tuned | RunFailed | DataError:
+    def _tune(self, method: str) -> Tuned | RunFailed | CapabilityError:
         if method not in self.tuned:
             study = self.study
             try:
@@ -266,7 +270,7 @@ class _Study:
                     listen=self.listen,
                     stop=self.stop,
                 )
-            except RunFailed as error:
+            except (RunFailed, CapabilityError) as error:
                 # One strategy that fails its checks must not lose the others their verdict.
                 self.tuned[method] = error
         return self.tuned[method]

@@ -45,30 +45,45 @@ def render(verdict: Verdict) -> str:
     digest = base64.b64encode(hashlib.sha256(OPEN_TO_PRINT.encode()).digest()).decode()
     results = _facts.measured(verdict)
     order = {r.name: n for n, r in enumerate(results)}
-    return _environment().get_template("report.html.j2").render(
-        v=verdict, f=_format, facts=_facts, marks=MARKS, long=LONG,
-        unit=_format.unit(verdict.score),
-        results=results, decisions={_facts.decision(x) for x in results},
-        absent=[r for r in _facts.in_order(verdict) if r not in results],
-        best=next((r for r in results if r.name == verdict.recommendation.strategy), None),
-        reference=next((r for r in results if r.name == _facts.REFERENCE), None),
-        created=_date(verdict.created),
-        measures=list(dict.fromkeys(m for r in results for m in r.metrics)),
-        forest=forest(verdict), map=gain_and_forgetting(verdict), curves=curves(verdict),
-        bars=_bars(results),
-        ranked=lambda replies: sorted(replies, key=lambda x: order.get(x.strategy, len(order))),
-        sources=[Count(s) for s in verdict.data.sources],
-        flow=_flow(verdict.data),
-        study=_yaml(verdict.study),
-        script=Markup(OPEN_TO_PRINT),
-        script_hash=digest,
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            v=verdict,
+            f=_format,
+            facts=_facts,
+            marks=MARKS,
+            long=LONG,
+            unit=_format.unit(verdict.score),
+            results=results,
+            decisions={_facts.decision(x) for x in results},
+            absent=[r for r in _facts.in_order(verdict) if r not in results],
+            best=next((r for r in results if r.name == verdict.recommendation.strategy), None),
+            reference=next((r for r in results if r.name == _facts.REFERENCE), None),
+            created=_date(verdict.created),
+            measures=list(dict.fromkeys(m for r in results for m in r.metrics)),
+            forest=forest(verdict),
+            map=gain_and_forgetting(verdict),
+            curves=curves(verdict),
+            bars=_bars(results),
+            ranked=lambda replies: sorted(replies, key=lambda x: order.get(x.strategy, len(order))),
+            sources=[Count(s) for s in verdict.data.sources],
+            flow=_flow(verdict.data),
+            study=_yaml(verdict.study),
+            script=Markup(OPEN_TO_PRINT),
+            script_hash=digest,
+        )
     )
 
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters["n"] = _format.typeset
     environment.filters["breaks"] = _breaks
     return environment
@@ -132,20 +147,41 @@ class Bars:
 def _bars(results: list[StrategyResult]) -> list[Bars]:
     def chart(title: str, values: list[tuple[StrategyResult, float, float, str]]) -> Bars:
         longest = max((a + b for _, a, b, _ in values), default=0) or 1
-        return Bars(title, [Bar(r, 100 * a / longest, 100 * b / longest, words)
-                            for r, a, b, words in values])
+        return Bars(
+            title,
+            [Bar(r, 100 * a / longest, 100 * b / longest, words) for r, a, b, words in values],
+        )
 
     charts = [
-        chart("Seconds per answer", [
-            (r, r.seconds_per_answer, 0, _format.seconds(r.seconds_per_answer))
-            for r in results if r.seconds_per_answer is not None]),
-        chart("Tokens per answer, read + written", [
-            (r, r.tokens_in, r.tokens_out or 0,
-             f"{_format.tokens(r.tokens_in)} + {_format.tokens(r.tokens_out)}")
-            for r in results if r.tokens_in is not None]),
-        chart("Minutes of training", [
-            (r, r.training.minutes, 0, _format.minutes(r.training.minutes))
-            for r in results if r.training is not None]),
+        chart(
+            "Seconds per answer",
+            [
+                (r, r.seconds_per_answer, 0, _format.seconds(r.seconds_per_answer))
+                for r in results
+                if r.seconds_per_answer is not None
+            ],
+        ),
+        chart(
+            "Tokens per answer, read + written",
+            [
+                (
+                    r,
+                    r.tokens_in,
+                    r.tokens_out or 0,
+                    f"{_format.tokens(r.tokens_in)} + {_format.tokens(r.tokens_out)}",
+                )
+                for r in results
+                if r.tokens_in is not None
+            ],
+        ),
+        chart(
+            "Minutes of training",
+            [
+                (r, r.training.minutes, 0, _format.minutes(r.training.minutes))
+                for r in results
+                if r.training is not None
+            ],
+        ),
     ]
     return [c for c in charts if c.bars]
 

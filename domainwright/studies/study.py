@@ -47,9 +47,10 @@ class EvaluateSettings:
     items: int | None = None
     """Test items asked. None: as many as the budget allows, at most 200."""
     score: str = "auto"
-    """What decides: token_f1, rouge_l, exact_match; accuracy_norm, accuracy; bits_per_byte."""
+    """What decides: token_f1, rouge_l, exact_match; accuracy_norm, accuracy."""
     new_tokens: int | None = None
-    """Longest answer. None: what 95 % of the training answers need, at most 128."""
+    """Longest answer. None: half more than 95 % of the training answers
+    need, at most 128."""
     difference: float | None = None
     """Refuse a test set that cannot show a difference of this size. In score points of 0 to 1."""
     retention: tuple[str | dict, ...] = ()

@@ -20,8 +20,17 @@ def verdict_rows(verdict: Verdict) -> tuple[list[str], list[list[str]]]:
     The recommended strategy carries a star; a difference whose interval contains 0 a "?".
     """
     label = f.unit(verdict.score).label
-    heading = ["strategy", f"{label} [95 %]", "against base [95 %]", "nats forgot", "tokens in+out",
-               "s per answer", "train min", "mem GB", "tuned params"]
+    heading = [
+        "strategy",
+        f"{label} [95 %]",
+        "against base [95 %]",
+        "nats forgot",
+        "tokens in+out",
+        "s per answer",
+        "train min",
+        "mem GB",
+        "tuned params",
+    ]
     return heading, [_row(verdict, r) for r in _facts.in_order(verdict)]
 
 
@@ -50,7 +59,7 @@ def _row(verdict: Verdict, r: StrategyResult) -> list[str]:
 
 
 def render_table(verdict: Verdict) -> Table:
-    """The same for rich: intervals under their means, reasons and signs below the table."""
+    """The same for rich: intervals under their means, signs explained below the table."""
     heading, rows = verdict_rows(verdict)
     table = Table(
         box=None,
@@ -110,6 +119,4 @@ def _caption(verdict: Verdict, rows: list[list[str]]) -> Text:
         lines.append(f"! forgets more than the limit of {f.fixed(verdict.max_forgetting, 2)}")
     if f.unit(verdict.score).lower_is_better:
         lines.append(f"{f.unit(verdict.score).label}: lower is better")
-    lines += [f"{r.name} {r.status}: {r.reason or 'no reason was given'}"
-              for r in _facts.in_order(verdict) if r.status != "done"]
     return Text("\n" + "\n".join(lines) if lines else "")

@@ -15,7 +15,7 @@ from domainwright.core.records import Row, SetAside, Text
 from domainwright.methods import METHODS
 from domainwright.methods._adapter import Adapter
 from domainwright.models.base import Base
-from domainwright.models.forms import encode_rows
+from domainwright.models.forms import TrainRow, encode_rows
 from domainwright.studies.records import Training
 from domainwright.train import loop
 from domainwright.train.memory import micro_tokens
@@ -24,7 +24,7 @@ from domainwright.train.settings import TrainSettings
 
 WATCHED = 48
 """Most development rows measured at each check; more would cost training time."""
-GENERAL = 10
+GENERAL = 24
 """General texts on which forgetting is watched during a run."""
 LARGE = 1_000_000_000
 """Parameters from which a method's learning rate for large bases applies."""
@@ -74,11 +74,7 @@ def tune(
             base, from_mapping(kind.Settings, method_settings, f"methods {method}"), seed
         )
         template = base.template
-        encoded = encode_rows(template, rows, settings.max_tokens)
-        check_template(base, rows, encoded)
-        kept, aside = check_rows(
-            base, encoded, max_cut_share=settings.max_cut_share, max_tokens=settings.max_tokens
-        )
+        kept, aside = preflight(base, rows, settings)
         watched = [
             r
             for r in encode_rows(template, development[: 2 * WATCHED], settings.max_tokens)
@@ -142,6 +138,21 @@ def tune(
         )
         _write_training(folder, training, aside)
         return Tuned(adapter=adapter, training=training, set_aside=aside, hash=manifest["hash"])
+
+
+def preflight(
+    base: Base, rows: Sequence[Row], settings: TrainSettings
+) -> tuple[list[TrainRow], list[SetAside]]:
+    """Rows tokenised and checked; those that the length limit cuts are set aside.
+
+    Raises:
+        DataError: the first check that fails.
+    """
+    encoded = encode_rows(base.template, rows, settings.max_tokens)
+    check_template(base, rows, encoded)
+    return check_rows(
+        base, encoded, max_cut_share=settings.max_cut_share, max_tokens=settings.max_tokens
+    )
 
 
 def full_steps(rows: int, settings: TrainSettings) -> int:

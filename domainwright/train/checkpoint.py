@@ -5,7 +5,6 @@ needs saving and a resumed run ends with bit-identical weights.
 """
 
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from domainwright.core.artifacts import read_manifest, sweep, write_folder
+from domainwright.core.artifacts import aside, read_manifest, sweep, write_folder
 from domainwright.core.errors import ConfigError, DataError
 
 KEEP = 2
@@ -53,7 +52,7 @@ def save(folder: Path, state: State, tensors: dict[str, Tensor], run_hash: str) 
 
     write_folder(folder / f"step-{state.step:07d}", "checkpoint", fill, parents={"run": run_hash})
     for old in sorted(folder.glob("step-*"))[:-KEEP]:
-        gone = folder / f".del-{os.getpid()}-{old.name}"
+        gone = aside(old, "del")
         old.rename(gone)
         shutil.rmtree(gone)
 

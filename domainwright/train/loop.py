@@ -120,7 +120,9 @@ def train(
     _write_metrics(job.folder, state)
 
     while state.step < job.steps and not _out_of_patience(state, settings):
-        loss, norm, tokens = _step(job, optimiser, parameters, state.step)
+        loss, norm, tokens = take_step(
+            job, optimiser, parameters, state.step, _rows_of_step(job, state.step)
+        )
         state.step += 1
         state.tokens += tokens
         state.seconds = start_seconds + time.perf_counter() - begun
@@ -174,11 +176,14 @@ def mean_loss(job: Job, rows: Sequence[TrainRow]) -> float:
     return total / count if count else math.nan
 
 
-def _step(
-    job: Job, optimiser: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], step: int
+def take_step(
+    job: Job,
+    optimiser: torch.optim.Optimizer,
+    parameters: list[torch.nn.Parameter],
+    step: int,
+    rows: Sequence[TrainRow],
 ) -> tuple[float, float, int]:
     """One optimiser step: (mean loss, gradient norm before clipping, tokens read)."""
-    rows = _rows_of_step(job, step)
     targets = sum(row.targets for row in rows)
     total = 0.0
     optimiser.zero_grad(set_to_none=True)

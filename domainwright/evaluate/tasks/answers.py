@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from domainwright.core.progress import Listener, quiet
 from domainwright.core.records import Chat
 from domainwright.evaluate.metrics import SCORES
-from domainwright.evaluate.records import Item, Mark, Prompt
+from domainwright.evaluate.records import Item, Mark
 from domainwright.evaluate.tasks import TASKS
 from domainwright.infer.generate import answer
-from domainwright.infer.likelihood import Request, score
 from domainwright.models.base import Base
+from domainwright.models.forms import Prompt
+
+REFERENCE_TOKENS = 1024
+"""Tokens of a reference that the loss counts: the same for every strategy."""
 
 
 @TASKS.register
@@ -32,16 +35,14 @@ class Answers:
     ) -> list[Item]:
         """Ask and mark every row. The loss is that of the reference after the same prompt."""
         asked = [base.template.prompt(p.messages) for p in prompts]
-        replies = answer(base, asked, new_tokens=new_tokens, listen=listen, stage=stage)
-        wanted = [_reference_ids(base, ids, row) for ids, row in zip(asked, rows, strict=True)]
-        losses = score(
-            base,
-            [Request(a, w) for a, w in zip(asked, wanted, strict=True)],
-            listen=listen,
-            stage=f"{stage}: loss",
+        wanted = [_reference_ids(base, row) for row in rows]
+        replies = answer(
+            base, asked, new_tokens=new_tokens, references=wanted, listen=listen, stage=stage
         )
         items = []
-        for row, prompt, reply, loss in zip(rows, prompts, replies, losses, strict=True):
+        for row, prompt, reply in zip(rows, prompts, replies, strict=True):
+            loss = reply.reference
+            assert loss is not None, "a reference was given"
             every = {name: f(reply.text, row.answer) for name, f in SCORES.items()}
             items.append(
                 Item(
@@ -63,8 +64,8 @@ class Answers:
         return items
 
 
-def _reference_ids(base: Base, asked: list[int], row: Chat) -> list[int]:
-    """The reference and the end-of-turn token, as trained: what follows the bare prompt."""
+def _reference_ids(base: Base, row: Chat) -> list[int]:
+    """The reference and its end-of-turn token, as trained: what follows the bare prompt."""
     whole = base.template.conversation(row.messages)
     first = len(base.template.prompt(row.messages[:-1]))
-    return whole.ids[first:]
+    return whole.ids[first:][: min(REFERENCE_TOKENS, base.context // 2)]

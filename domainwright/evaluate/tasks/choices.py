@@ -14,11 +14,11 @@ import numpy as np
 
 from domainwright.core.progress import Listener, quiet
 from domainwright.core.records import Choice
-from domainwright.evaluate.records import Item, Mark, Prompt
+from domainwright.evaluate.records import Item, Mark
 from domainwright.evaluate.tasks import TASKS
 from domainwright.infer.likelihood import Request, score
 from domainwright.models.base import Base
-from domainwright.models.forms import continuation
+from domainwright.models.forms import Prompt, continuation
 
 
 @TASKS.register

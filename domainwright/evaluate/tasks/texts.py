@@ -13,10 +13,11 @@ from collections.abc import Sequence
 
 from domainwright.core.progress import Listener, quiet
 from domainwright.core.records import Text
-from domainwright.evaluate.records import Item, Mark, Prompt
+from domainwright.evaluate.records import Item, Mark
 from domainwright.evaluate.tasks import TASKS
 from domainwright.infer.likelihood import Request, score
 from domainwright.models.base import Base
+from domainwright.models.forms import Prompt
 
 WINDOW = 2048
 """Longest window in tokens: keeps the figure equal for bases with longer contexts."""
