@@ -194,19 +194,7 @@ class Lora:
         """
         config, tensors, noted = _peft_format.read(folder)
         _peft_format.check_base(noted, base.sha256, base.source.name, folder)
-        for key in (
-            "use_dora",
-            "use_rslora",
-            "rank_pattern",
-            "alpha_pattern",
-            "modules_to_save",
-            "lora_bias",
-        ):
-            if config.get(key):
-                raise DataError(
-                    f"{folder} uses {key} = {config[key]!r}, which lora@1 does not compute.",
-                    "load it with PEFT, or train it again with lora.",
-                )
+        _check_plain(config, folder)
         paths = sorted({name.rsplit(".lora_", 1)[0] for name in tensors})
         by_path = {x.path: x for x in base.hooks.linears}
         strange = [p for p in paths if p not in by_path]
@@ -238,18 +226,59 @@ class Lora:
         return adapter
 
 
+_VARIANTS = (
+    "use_dora",
+    "use_rslora",
+    "rank_pattern",
+    "alpha_pattern",
+    "modules_to_save",
+    "lora_bias",
+    "layer_replication",
+    "trainable_token_indices",
+    "target_parameters",
+    "alora_invocation_tokens",
+    "use_qalora",
+    "use_bdlora",
+    "kasa_config",
+    "monteclora_config",
+    "arrow_config",
+)
+"""Settings of PEFT's LoraConfig that change what is computed."""
+
+
+def _check_plain(config: dict[str, Any], folder: Path) -> None:
+    found = {key: config[key] for key in _VARIANTS if config.get(key)}
+    if config.get("peft_type") != "LORA":
+        found = {"peft_type": config.get("peft_type")}
+    # Other named starts (PiSSA, OLoRA, …) also changed the weights of the base.
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start not in ("gaussian", "eva", "orthogonal"):
+        found["init_lora_weights"] = start
+    for key, value in found.items():
+        raise DataError(
+            f"{folder} uses {key} = {value!r}, which lora@1 does not compute.",
+            "load it with PEFT, or train it again with lora.",
+        )
+
+
 def _declared(config: dict[str, Any], base: Base) -> set[str]:
-    """Layers that the config says are adapted, by PEFT's matching rules for lists and strings."""
-    targets = config["target_modules"]
-    if targets == "all-linear":
-        return {x.path for x in base.hooks.linears}
-    if isinstance(targets, str):
-        return {x.path for x in base.hooks.linears if re.fullmatch(targets, x.path)}
+    """Layers that the config says are adapted, by PEFT's matching rules."""
+    blocks = config.get("layers_to_transform")
+    if isinstance(blocks, int):
+        blocks = [blocks]
     return {
         x.path
         for x in base.hooks.linears
-        if any(x.path == t or x.path.endswith("." + t) for t in targets)
+        if _named(config["target_modules"], x.path)
+        and not _named(config.get("exclude_modules") or [], x.path)
+        and (not blocks or x.block in blocks)
     }
+
+
+def _named(rule: str | list[str], path: str) -> bool:
+    if isinstance(rule, str):
+        return rule == "all-linear" or re.fullmatch(rule, path) is not None
+    return any(path == t or path.endswith("." + t) for t in rule)
 
 
 def _check_keys(wanted: set[str], present: set[str], declared: set[str], folder: Path) -> None:

@@ -12,9 +12,12 @@ Dimension key: T tokens, D hidden size, N chosen positions, V vocabulary.
 
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from domainwright.core.errors import CapabilityError, DataError
@@ -158,8 +161,6 @@ def load_base(
     Raises:
         ConfigError, CapabilityError, DataError: not found, out of reach, or not safe to load.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
     source = resolve(name, revision=revision)
     check_safe(source, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
     if device == "auto":
@@ -167,25 +168,45 @@ def load_base(
     wanted = fast_dtype(device) if dtype == "auto" else FAST_DTYPES[dtype]
     try:
         with quiet_transformers():
-            config = AutoConfig.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
-            model = AutoModelForCausalLM.from_pretrained(
-                source.folder,
-                config=config,
-                dtype=wanted,
-                use_safetensors=not allow_pickle,
-                trust_remote_code=trust_remote_code,
-                weights_only=True,
-            )
-            tokenizer = AutoTokenizer.from_pretrained(
-                source.folder, trust_remote_code=trust_remote_code
-            )
-    except (ValueError, KeyError, OSError) as error:
+            model, report, tokenizer = _read(source.folder, wanted, allow_pickle, trust_remote_code)
+    except (ValueError, KeyError, OSError, UnpicklingError, SafetensorError) as error:
         raise DataError(
-            f"transformers cannot load {name!r} as a causal language model: {error}",
+            f"transformers cannot load {name!r} as a causal language model: "
+            + str(error).partition("\n")[0],
             "give a decoder-only language model that your transformers version supports.",
         ) from error
-    model = model.to(device)  # type: ignore[arg-type]
+    unread = [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
+    if unread:
+        # transformers fills them with random numbers and only warns.
+        raise DataError(
+            f"The weights of {name!r} do not fit its config.json: {len(unread)} tensors are missing "
+            f"or have another shape, {min(unread)!r} among them.",
+            "download or save the model again.",
+        )
+    model = model.to(device)
     return prepare(model, tokenizer, source, weights_hash(source.folder))
+
+
+def _read(
+    folder: Path, dtype: torch.dtype, allow_pickle: bool, trust_remote_code: bool
+) -> tuple[Any, dict[str, Any], Any]:
+    """(model, what transformers says about keys that did not fit, tokenizer)."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder,
+        config=config,
+        dtype=dtype,
+        # None, not False: safetensors are taken where both are there.
+        use_safetensors=None if allow_pickle else True,
+        trust_remote_code=trust_remote_code,
+        weights_only=True,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    return *loaded, tokenizer
 
 
 def prepare(model: Any, tokenizer: Any, source: Source, sha256: str) -> Base:

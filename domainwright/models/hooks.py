@@ -46,6 +46,10 @@ POINTS = {
 """Module name in transformers -> hook point. A linear layer of a block that is not listed
 keeps its own name as its hook point, so "every linear layer" holds on any architecture."""
 
+BYPASSED = {"dt_proj"}
+"""Layers whose weight a selective scan (Mamba, Jamba) reads without calling them: a hook there
+would never run."""
+
 Hook = Callable[[Tensor, Tensor], Tensor]
 """(input (…, I), output (…, O)) -> new output (…, O)."""
 
@@ -97,12 +101,12 @@ def find_linears(model: nn.Module) -> list[Linear]:
     found = []
     for index, block in enumerate(blocks):
         for name, module in block.named_modules():
-            if not isinstance(module, (nn.Linear, Conv1D)):
+            tail = name.rsplit(".", 1)[-1]
+            if not isinstance(module, (nn.Linear, Conv1D)) or tail in BYPASSED:
                 continue
             weight = module.weight
             transposed = isinstance(module, Conv1D)
             inputs, outputs = weight.shape if transposed else reversed(weight.shape)
-            tail = name.rsplit(".", 1)[-1]
             point = POINTS.get(".".join(name.split(".")[-2:])) or POINTS.get(tail) or tail
             found.append(
                 Linear(
