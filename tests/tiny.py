@@ -108,7 +108,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("Phi3Config", {**_LLAMA, "sliding_window": WINDOW}),
     "gpt2": (
         "GPT2Config",
-        {**_GPT, "n_positions": 256, "n_embd": 32, "n_layer": 2, "n_head": 4},
+        {**_GPT, "n_embd": 32, "n_layer": 2, "n_head": 4},
     ),
     "gpt_neox": (
         "GPTNeoXConfig",
@@ -139,7 +139,9 @@ def tiny_model(family: str, dtype: torch.dtype = torch.float32, seed: int = 0, *
     """A random two-layer model of transformers; its logits depend on every weight."""
     kind, values = CONFIGS[family]
     config = getattr(hf, kind)(**{**values, **changes})
-    model = hf.AutoModelForCausalLM.from_config(config)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = hf.AutoModelForCausalLM.from_config(config)
     source = torch.Generator().manual_seed(seed)
 
     def draw(tensor: torch.Tensor, centre: float, spread: float) -> None:

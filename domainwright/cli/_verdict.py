@@ -1,9 +1,14 @@
 """The verdict in the terminal."""
 
+import shlex
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
 
+from domainwright.cli._screen import visible
 from domainwright.studies.records import Verdict
 from domainwright.studies.table import render_table
 
@@ -12,25 +17,30 @@ def show(verdict: Verdict, folder: Path) -> None:
     """Table, recommendation, paths."""
     console = Console()
     data = verdict.data
+
+    def say(text: str, **how: Any) -> None:
+        # Names, reasons and paths come from users: brackets in them are no markup.
+        console.print(visible(text), markup=False, emoji=False, highlight=False, **how)
+
     console.print()
     console.print(render_table(verdict))
     for result in verdict.strategies:
         if result.reason:
-            console.print(f"{result.name}: {result.status}. {result.reason}", highlight=False)
-    console.print(
+            say(f"{result.name}: {result.status}. {result.reason}")
+    say(
         f"{data.tested} test items in {data.groups} groups; {data.train} training rows, "
         f"{sum(data.set_aside.values())} set aside; {verdict.minutes:.1f} minutes.",
-        highlight=False,
         style="dim",
     )
     console.print()
-    console.print(verdict.recommendation.sentence, style="bold", highlight=False)
+    say(verdict.recommendation.sentence, style="bold")
     for reason in verdict.recommendation.reasons:
-        console.print(f"  · {reason}", highlight=False)
+        hanging = Padding(Text(visible(f"- {reason}")), (0, 0, 0, 2))
+        console.print(hanging)
     console.print()
     winner = next(r for r in verdict.strategies if r.name == verdict.recommendation.strategy)
     # soft_wrap: a path broken over two lines cannot be copied or clicked.
-    console.print(f"report   {folder / 'report.html'}", soft_wrap=True, highlight=False)
+    say(f"report   {folder / 'report.html'}", soft_wrap=True)
     if winner.adapter:
-        console.print(f"adapter  {folder / winner.adapter}", soft_wrap=True, highlight=False)
-    console.print(f"try it   dw chat {folder}", soft_wrap=True, highlight=False)
+        say(f"adapter  {folder / winner.adapter}", soft_wrap=True)
+    say(f"try it   dw chat {shlex.quote(str(folder))}", soft_wrap=True)

@@ -14,14 +14,16 @@ def chat(
         str | None, typer.Option("-q", "--question", help="Ask once and leave.")
     ] = None,
     strategy: Annotated[str | None, typer.Option(help="Another strategy of the study.")] = None,
-    new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 200,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 200,
     as_json: Annotated[bool, typer.Option("--json", help="Answers as JSON lines.")] = False,
 ) -> None:
     """Ask the base and the recommended strategy the same question."""
     from rich.columns import Columns
     from rich.console import Console
     from rich.panel import Panel
+    from rich.text import Text
 
+    from domainwright.cli._screen import visible
     from domainwright.studies.api import load_run
 
     loaded = load_run(run, strategy)
@@ -29,9 +31,11 @@ def chat(
     asking = question is None and sys.stdin.isatty()
     if asking:
         console.print(
-            f"[bold]{loaded.base.source.name}[/] beside [bold]{loaded.strategy}[/]. Ctrl-D leaves."
+            f"{visible(loaded.base.source.name)} beside {loaded.strategy}. Ctrl-D leaves.",
+            markup=False,
+            highlight=False,
         )
-    questions = [question] if question else _questions(asking)
+    questions = _questions(asking) if question is None else [question]
     for text in questions:
         plain, _ = loaded.ask(text, new_tokens=new_tokens, bare=True)
         tuned, passages = loaded.ask(text, new_tokens=new_tokens)
@@ -49,18 +53,21 @@ def chat(
                 )
             )
             continue
-        width = max(30, (console.width - 4) // 2)
+        # Side by side where both fit, else one below the other.
+        width = (console.width - 2) // 2 if console.width >= 60 else console.width
+        answers = {"base": plain, loaded.strategy: tuned}
         console.print(
             Columns(
                 [
-                    Panel(plain or "(empty)", title="base", width=width),
-                    Panel(tuned or "(empty)", title=loaded.strategy, width=width),
+                    # Text, not str: brackets in an answer are no markup.
+                    Panel(Text(visible(answer) or "(empty)"), title=Text(name), width=width)
+                    for name, answer in answers.items()
                 ]
-            ),
-            markup=False,
+            )
         )
         for passage in passages:
-            console.print(f"  quoted: {passage[:110]}…", style="dim", markup=False)
+            short = passage if len(passage) <= 110 else f"{passage[:109]}…"
+            console.print(Text(visible(f"  quoted: {short}"), style="dim"))
 
 
 def _questions(asking: bool):  # type: ignore[no-untyped-def]

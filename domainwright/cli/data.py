@@ -24,7 +24,7 @@ def show(
     base: Annotated[
         str, typer.Option(help="Base whose template and tokens are shown.")
     ] = "smollm2-135m",
-    rows: Annotated[int, typer.Option("-n", "--rows", help="Rows to print.")] = 3,
+    rows: Annotated[int, typer.Option("-n", "--rows", min=0, help="Rows to print.")] = 3,
     format: Annotated[str | None, typer.Option(help="Override the detected format.")] = None,
     columns: Annotated[
         list[str] | None,
@@ -32,7 +32,7 @@ def show(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Print rows with the supervised tokens coloured, and what was set aside."""
+    """Print rows, supervised tokens coloured, and what was set aside."""
     from domainwright.core.errors import ConfigError
     from domainwright.studies.look import look
 
@@ -69,35 +69,29 @@ def _print(seen: object) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    from domainwright.cli._screen import visible
     from domainwright.studies.look import Look
 
     assert isinstance(seen, Look)
     console, result = Console(), seen.result
+
+    def say(text: str, style: str = "") -> None:
+        # Text, not str: brackets in a file's words are no markup.
+        console.print(Text(visible(text), style))
+
     used = ", ".join(f"{role}={column}" for role, column in result.columns.items())
-    console.print(
-        f"{result.file}: {result.format} ({used})",
-        highlight=False,
-    )
-    console.print(
-        f"{result.records} records = {len(result.rows)} rows + {len(result.set_aside)} set aside",
-        highlight=False,
-    )
+    say(f"{result.file}: {result.format} ({used})")
+    say(f"{result.records} records = {len(result.rows)} rows + {len(result.set_aside)} set aside")
     for reason, count in Counter(x.reason for x in result.set_aside).most_common():
         first = next(x for x in result.set_aside if x.reason == reason)
-        console.print(
-            f"  {count} {reason}, first in line {first.line}: {first.detail}",
-            highlight=False,
-            markup=False,
-        )
+        say(f"  {count} {reason}, first in line {first.line}: {first.detail}")
     for row in seen.rows:
         console.print()
         count = sum(row.supervised)
-        console.print(
-            f"{row.id}: {len(row.tokens)} tokens, {count} supervised", style="bold", highlight=False
-        )
+        say(f"{row.id}: {len(row.tokens)} tokens, {count} supervised", "bold")
         text = Text()
         for token, on in zip(row.tokens, row.supervised, strict=True):
-            text.append(token, "black on green" if on else "dim")
+            text.append(visible(token), "black on green" if on else "dim")
         console.print(text)
     if seen.rows:
         console.print()

@@ -22,7 +22,7 @@ def decide(
         bool, typer.Option("--resume", help="Go on with an interrupted study.")
     ] = False,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Delete what the folder holds first.")
+        bool, typer.Option("--fresh", help="Delete the study that the folder holds, then start.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the verdict as JSON.")] = False,
 ) -> None:
@@ -30,6 +30,7 @@ def decide(
 
     A study file needs two lines:
 
+    \b
       base: smollm2-135m
       data: {train: answers.jsonl, documents: handbook.jsonl}
     """

@@ -10,11 +10,13 @@ import typer
 def evaluate(
     model: Annotated[str, typer.Argument(help="A base (alias, hub id, folder) or a run folder.")],
     data: Annotated[Path, typer.Option(help="Conversations, multiple choice or plain text.")],
-    items: Annotated[int, typer.Option("-n", "--items", help="Rows scored, from the top.")] = 100,
-    new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 128,
+    items: Annotated[
+        int, typer.Option("-n", "--items", min=1, help="Rows scored, from the top.")
+    ] = 100,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 128,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Score a model on a file: answers, choices or bits per byte, each with its interval."""
+    """Score a model or a run on a file, with intervals."""
     from domainwright.cli._screen import progress
     from domainwright.studies.score import score_file
 

@@ -14,7 +14,7 @@ def export(
     ] = "merged",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Write the tuned model as plain safetensors, or its adapter for PEFT."""
+    """Write the tuned model for other programs to load."""
     import json
 
     from domainwright.studies.export import export as run_export

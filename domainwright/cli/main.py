@@ -1,10 +1,12 @@
 """`dw`: the door. Turns errors into two lines and an exit code."""
 
+import errno
+import os
 import sys
+from typing import Any
 
 import typer
-from click.exceptions import Abort, ClickException
-from click.exceptions import Exit as ClickExit
+from typer.core import TyperGroup
 
 from domainwright.cli import (
     chat,
@@ -19,10 +21,45 @@ from domainwright.cli import (
     trace,
     train,
 )
+from domainwright.cli._screen import visible
 from domainwright.core.errors import DomainwrightError
+
+RESUMABLE = ("decide", "train")
+OUT_OF_REACH = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+"""What the disk refuses: not a fault of the program, so no traceback."""
+
+
+class Door(TyperGroup):
+    """Catches what a verb raises here, inside typer: newer ones bring a click of their own."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DomainwrightError as error:
+            _fail(error.cause, error.fix, error.exit_code)
+        except KeyboardInterrupt:
+            more = " Run the command with --resume to go on."
+            resumable = ctx.invoked_subcommand in RESUMABLE
+            print(f"interrupted.{more if resumable else ''}", file=sys.stderr)
+            sys.exit(130)
+        except OSError as error:
+            if error.errno not in OUT_OF_REACH:
+                raise
+            _fail(
+                f"{error.strerror}: {error.filename or 'while writing'}.",
+                "free space there, or name a folder that you may write to.",
+                4,
+            )
+
+
+def _fail(cause: str, fix: str, code: int) -> None:
+    print(f"error: {visible(cause)}\n  fix: {visible(fix)}", file=sys.stderr)
+    sys.exit(code)
+
 
 app = typer.Typer(
     name="dw",
+    cls=Door,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -45,19 +82,16 @@ app.command()(doctor.doctor)
 
 def main() -> None:
     """Entry point of `dw` and `domainwright`."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character must not end a study in an error.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        code = app(standalone_mode=False)
-    except DomainwrightError as error:
-        print(f"error: {error.cause}\n  fix: {error.fix}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, Abort):
-        print("interrupted. Run the same command with --resume to go on.", file=sys.stderr)
-        sys.exit(130)
-    except ClickExit as done:
-        sys.exit(done.exit_code)
-    except ClickException as error:
-        error.show()
-        sys.exit(2)
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except BrokenPipeError:
+        # `| head` has what it wants. Nothing is left to flush when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    sys.exit(code if isinstance(code, int) else 0)

@@ -174,7 +174,7 @@ def sweep(folder: Path) -> None:
     for path in folder.glob(".del-*"):
         if _left_over(path):
             target = folder / path.name.split("-", 2)[2]
-            # Killed between the two renames: the new folder never took the name, so put the old back.
+            # Killed between the two renames: the new folder never took the name; put the old back.
             if not target.exists():
                 os.replace(path, target)
             else:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from domainwright.core.errors import DataError
 from domainwright.core.progress import Listener, Step, quiet
 from domainwright.models.base import Base
 from domainwright.models.flat import flatten
@@ -41,10 +42,15 @@ class Likelihood:
 def score(
     base: Base, requests: Sequence[Request], *, listen: Listener = quiet, stage: str = "score"
 ) -> list[Likelihood]:
-    """One likelihood per request, in the order given. Equal requests are computed once."""
+    """One likelihood per request, in the order given. Equal requests are computed once.
+
+    Raises:
+        DataError: a continuation is empty or longer than the base's context.
+    """
     unique: dict[tuple[tuple[int, ...], int], Likelihood | None] = {}
     keys = []
     for request in requests:
+        _check_length(base, len(request.continuation))
         whole = request.context + request.continuation
         # The last token is only predicted, never read: context + 1 tokens fit.
         whole = whole[-(base.context + 1) :]
@@ -64,6 +70,17 @@ def score(
         done += len(batch)
         listen(Step(stage, done, len(unique)))
     return [value for key in keys if (value := unique[key]) is not None]
+
+
+def _check_length(base: Base, tokens: int) -> None:
+    if not tokens:
+        raise DataError("A continuation is empty, so it has no likelihood.", "give it a text.")
+    if tokens > base.context:
+        raise DataError(
+            f"A continuation of {tokens} tokens does not fit into the context of {base.context} "
+            f"tokens of {base.source.name}.",
+            "shorten the reference answers, or take a base with a longer context.",
+        )
 
 
 def _score_batch(base: Base, batch: Sequence[tuple[tuple[int, ...], int]]) -> list[Likelihood]:

@@ -46,18 +46,13 @@ def attend(
     """
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     if document_bounds is not None and len(document_bounds) > 2:
+        lengths = [b - a for a, b in pairwise(document_bounds)]
+        # split, not slices: the gradient of a slice is a zero-filled tensor of the whole batch,
+        # one per document; that of a split is one concatenation.
+        documents = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
         parts = [
-            _attend_one(
-                query[:, :, a:b],
-                key[:, :, a:b],
-                value[:, :, a:b],
-                None,
-                scale,
-                sliding_window,
-                softcap,
-                dropout,
-            )
-            for a, b in pairwise(document_bounds)
+            _attend_one(q, k, v, None, scale, sliding_window, softcap, dropout)
+            for q, k, v in documents
         ]
         return torch.cat(parts, dim=2).transpose(1, 2), None
     out = _attend_one(query, key, value, attention_mask, scale, sliding_window, softcap, dropout)

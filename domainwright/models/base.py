@@ -179,8 +179,8 @@ def load_base(
     if unread:
         # transformers fills them with random numbers and only warns.
         raise DataError(
-            f"The weights of {name!r} do not fit its config.json: {len(unread)} tensors are missing "
-            f"or have another shape, {min(unread)!r} among them.",
+            f"The weights of {name!r} do not fit its config.json: {len(unread)} tensors are "
+            f"missing or have another shape, {min(unread)!r} among them.",
             "download or save the model again.",
         )
     model = model.to(device)

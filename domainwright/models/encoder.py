@@ -7,12 +7,16 @@ dimensions, at most 256 tokens.
 """
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache as once
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
+from domainwright.core.artifacts import sha256_json
 from domainwright.core.progress import Listener, Step, quiet
+from domainwright.models.base import fast_dtype
 from domainwright.models.embedded import encoder_folder, quiet_transformers
 
 MAX_TOKENS = 256
@@ -20,19 +24,42 @@ BATCH = 32
 
 
 class Encoder:
-    """Loads the encoder once; `encode` gives unit vectors."""
+    """Loads the encoder once; `encode` gives unit vectors.
 
-    def __init__(self) -> None:
+    Args:
+        dtype: of weights and activations. None: what this machine is fast at; bfloat16 moves a
+            cosine by less than 0.01 and reads texts about twice as fast (256 passages, 2 cores).
+    """
+
+    def __init__(self, dtype: torch.dtype | None = None) -> None:
         from transformers import AutoModel, AutoTokenizer
 
         folder = encoder_folder()
         with quiet_transformers():
-            self.model = AutoModel.from_pretrained(folder, add_pooling_layer=False).eval()
+            self.model = AutoModel.from_pretrained(
+                folder, add_pooling_layer=False, dtype=dtype or fast_dtype("cpu")
+            ).eval()
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
 
     @torch.no_grad()
-    def encode(self, texts: Sequence[str], listen: Listener = quiet) -> np.ndarray:
-        """Unit vectors (texts, 384), float32, in the order given."""
+    def encode(
+        self, texts: Sequence[str], listen: Listener = quiet, *, cache: Path | None = None
+    ) -> np.ndarray:
+        """Unit vectors (texts, 384), float32, in the order given.
+
+        Args:
+            cache: folder in which the vectors of these very texts are kept and looked for.
+        """
+        if cache is None:
+            return self._encode(texts, listen)
+        file = cache / f"{sha256_json([str(self.model.dtype), *texts])[:24]}.safetensors"
+        if not file.is_file():
+            cache.mkdir(parents=True, exist_ok=True)
+            # save_file writes under a temporary name and renames: never half a file.
+            save_file({"vectors": torch.from_numpy(self._encode(texts, listen))}, file)
+        return load_file(file)["vectors"].numpy()
+
+    def _encode(self, texts: Sequence[str], listen: Listener) -> np.ndarray:
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         vectors = np.zeros((len(texts), self.model.config.hidden_size), dtype=np.float32)
         for start in range(0, len(order), BATCH):
@@ -44,7 +71,7 @@ class Encoder:
                 max_length=MAX_TOKENS,
                 return_tensors="pt",
             )
-            states = self.model(**batch).last_hidden_state
+            states = self.model(**batch).last_hidden_state.float()
             mask = batch["attention_mask"][..., None]
             mean = (states * mask).sum(1) / mask.sum(1)
             vectors[chosen] = torch.nn.functional.normalize(mean, dim=-1).numpy()
@@ -52,7 +79,7 @@ class Encoder:
         return vectors
 
 
-@cache
+@once
 def default_encoder() -> Encoder:
     """The one encoder of this process."""
     return Encoder()

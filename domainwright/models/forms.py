@@ -54,9 +54,8 @@ def continuation(template: Template, context: str, text: str) -> tuple[list[int]
     if not context:
         start = encode.bos_token_id if encode.bos_token_id is not None else encode.eos_token_id
         return [start], template.tokens(text)
-    whole = encode(context + text).input_ids
     before = encode(context).input_ids
-    return whole[: len(before)], whole[len(before) :]
+    return before, encode(context + text).input_ids[len(before) :]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -53,13 +54,15 @@ def passages_of(documents: Sequence[Document]) -> list[Passage]:
 class Index:
     """A searchable set of texts."""
 
-    def __init__(self, texts: Sequence[str], listen: Listener = quiet) -> None:
+    def __init__(
+        self, texts: Sequence[str], listen: Listener = quiet, vectors: Path | None = None
+    ) -> None:
         import bm25s
 
         logging.getLogger("bm25s").setLevel(logging.WARNING)
         self._bm25 = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
         self._bm25.index([_words(t) for t in texts], show_progress=False)
-        self._vectors = default_encoder().encode(list(texts), listen)
+        self._vectors = default_encoder().encode(list(texts), listen, cache=vectors)
         self._size = len(texts)
 
     def search(self, query: str, allowed: np.ndarray | None = None) -> list[int]:
@@ -71,13 +74,13 @@ class Index:
         lexical = self._bm25.get_scores(_words(query)) if _words(query) else np.zeros(self._size)
         dense = self._vectors @ default_encoder().encode([query])[0]
         fused = np.zeros(self._size)
-        for scores in (lexical, dense):
+        for scores, floor in ((lexical, 0.0), (dense, -np.inf)):
             if allowed is not None:
                 scores = np.where(allowed, scores, -np.inf)
             # Stable: equal scores keep the order of the file, so results repeat.
             order = np.argsort(-scores, kind="stable")[:DEPTH]
             for rank, number in enumerate(order, 1):
-                if np.isfinite(scores[number]) and not (scores is lexical and scores[number] <= 0):
+                if scores[number] > floor:
                     fused[number] += 1 / (RRF + rank)
         order = np.argsort(-fused, kind="stable")[:DEPTH]
         return [int(n) for n in order if fused[n] > 0]

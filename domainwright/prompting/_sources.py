@@ -2,11 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from domainwright.core.errors import ConfigError
 from domainwright.core.progress import Listener, quiet
 from domainwright.core.records import Chat, Choice, Document, Message, Row
 from domainwright.models.forms import Prompt, choice_prompt
+
+MARKERS = 12
+"""Tokens that a template writes around a question and its answer; SmolLM2's ChatML takes 11."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +43,8 @@ class Sources:
     settings: PromptSettings
     count_tokens: Callable[[str], int]
     listen: Listener = quiet
+    vectors: Path | None = None
+    """Folder that keeps sentence vectors, so that they are made once per study."""
 
 
 def ask(

@@ -11,7 +11,7 @@ from domainwright.core.seeds import generator
 from domainwright.models.encoder import default_encoder
 from domainwright.models.forms import Prompt, solved
 from domainwright.prompting import PROMPTINGS
-from domainwright.prompting._sources import Sources, ask, question_of
+from domainwright.prompting._sources import MARKERS, Sources, ask, question_of
 
 POOL = 1500
 """Most training rows that are searched: vectors of more cost minutes and change little."""
@@ -29,7 +29,9 @@ class FewShot:
             chosen = sorted(generator(0, "few_shot pool").permutation(len(pool))[:POOL])
             pool = [pool[i] for i in chosen]
         self.pool = pool
-        self.vectors = default_encoder().encode([question_of(r) for r in pool], sources.listen)
+        self.vectors = default_encoder().encode(
+            [question_of(r) for r in pool], sources.listen, cache=sources.vectors
+        )
         self.groups = np.array([r.group for r in pool])
 
     def prompt(self, row: Row) -> Prompt:
@@ -41,7 +43,7 @@ class FewShot:
         for number in np.argsort(-near, kind="stable"):
             if len(chosen) == settings.examples or not np.isfinite(near[number]):
                 break
-            cost = sum(self.sources.count_tokens(t) for t in solved(self.pool[number])) + 8
+            cost = sum(self.sources.count_tokens(t) for t in solved(self.pool[number])) + MARKERS
             if cost <= room:
                 chosen.append(int(number))
                 room -= cost

@@ -4,6 +4,8 @@ The passages are the user's reference documents. Without documents they are the 
 rows themselves, and then none of the test item's own group is ever quoted.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from domainwright.core.records import Choice, Document, Row
@@ -11,6 +13,10 @@ from domainwright.models.forms import Prompt, solved
 from domainwright.prompting import PROMPTINGS
 from domainwright.prompting._index import Index, Passage, passages_of
 from domainwright.prompting._sources import Sources, ask, question_of
+
+LEAD = "Answer the question with the help of these passages.\n\n"
+FEWEST_WORDS = 30
+"""A passage that would be cut to fewer words is not quoted."""
 
 
 @PROMPTINGS.register
@@ -22,14 +28,15 @@ class Rag:
         self.sources = sources
         self.from_training = not sources.documents
         self.passages = passages_of(sources.documents or _as_documents(sources))
-        self.index = Index([p.shown for p in self.passages], sources.listen)
+        self.index = Index([p.shown for p in self.passages], sources.listen, sources.vectors)
         self.groups = np.array([p.group for p in self.passages])
 
     def prompt(self, row: Row) -> Prompt:
         settings = self.sources.settings
         allowed = self.groups != row.group if self.from_training else None
         quoted: list[Passage] = []
-        room = settings.context_tokens
+        lead, end = ("", "\n") if isinstance(row, Choice) else (LEAD, "\nQuestion: ")
+        room = settings.context_tokens - self.sources.count_tokens(lead + end)
         for number in self.index.search(question_of(row), allowed):
             if len(quoted) == settings.passages:
                 break
@@ -40,12 +47,7 @@ class Rag:
         lines = "".join(f"[{n}] {p.shown}\n" for n, p in enumerate(quoted, 1))
         if not lines:
             return ask(row, settings)
-        lead = (
-            f"{lines}\n"
-            if isinstance(row, Choice)
-            else f"Answer the question with the help of these passages.\n\n{lines}\nQuestion: "
-        )
-        return ask(row, settings, lead=lead, passages=tuple(p.shown for p in quoted))
+        return ask(row, settings, lead=lead + lines + end, passages=tuple(p.shown for p in quoted))
 
     def _fit(self, passage: Passage, room: int) -> Passage | None:
         """The passage, cut at the end to fit `room` tokens; None if hardly any would be left."""
@@ -53,10 +55,12 @@ class Rag:
         if cost <= room:
             return passage
         words = passage.text.split()
-        kept = int(len(words) * room / cost) - 2
-        if kept < 30:
-            return None
-        return Passage(passage.id, passage.group, passage.title, " ".join(words[:kept]))
+        # Words differ in tokens: begin with the average and shorten until it fits.
+        for kept in range(int(len(words) * room / cost), FEWEST_WORDS - 1, -3):
+            cut = replace(passage, text=" ".join(words[:kept]))
+            if self.sources.count_tokens(cut.shown) + 4 <= room:
+                return cut
+        return None
 
 
 def _as_documents(sources: Sources) -> list[Document]:

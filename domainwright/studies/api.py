@@ -1,11 +1,12 @@
 """What a program calls: every verb of the command line that computes, as a function."""
 
+import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from domainwright.core.config import from_mapping
-from domainwright.core.errors import ConfigError, DataError
+from domainwright.core.errors import ConfigError, DataError, UnknownName
 from domainwright.core.progress import Listener, quiet
 from domainwright.core.records import Chat, Choice, Document, Message
 from domainwright.evaluate.retained import shipped_suite
@@ -14,6 +15,7 @@ from domainwright.methods import METHODS
 from domainwright.methods._adapter import Adapter
 from domainwright.models.base import Base, load_base
 from domainwright.prompting._sources import PromptSettings, Sources
+from domainwright.studies._folder import OF_RUN, STUDY_FILE, claim, ours
 from domainwright.studies.data import prepare
 from domainwright.studies.decide import decide as run_study
 from domainwright.studies.records import Training, Verdict, read_verdict
@@ -31,6 +33,9 @@ class Decided:
     folder: Path
 
     def __getattr__(self, name: str) -> object:
+        # pickle and copy ask for such names before there is a verdict to look into.
+        if name.startswith("__") or name in ("verdict", "folder"):
+            raise AttributeError(name)
         return getattr(self.verdict, name)
 
     @property
@@ -114,7 +119,7 @@ def decide(
         folder: where to write; None: runs/<name>.
         overrides: "a.b=value" each, as with --set.
     """
-    settings = study if isinstance(study, StudySettings) else read_study(study, overrides)
+    settings = _settings(study, overrides)
     target = Path(folder) if folder else RUNS / str(settings.name or "study")
     verdict = run_study(settings, target, resume=resume, fresh=fresh, listen=listen, stop=stop)
     return Decided(verdict, target)
@@ -133,15 +138,20 @@ def train(
     """Train one method on a study's training rows; the adapter lands in `folder/adapter`.
 
     Raises:
-        ConfigError: the folder holds a run and `resume` is off.
+        ConfigError: the folder holds a run and `resume` is off, or something else.
     """
-    settings = study if isinstance(study, StudySettings) else read_study(study, overrides)
+    settings = _settings(study, overrides)
     folder = Path(folder)
-    if not resume and (folder / "metrics.jsonl").exists():
-        raise ConfigError(f"{folder} holds a run.", "add --resume, or give another folder with -o.")
     METHODS.get(method)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_resolved(settings, folder / "study.yaml")
+    claim(folder, OF_RUN)
+    if (folder / "plan.json").exists():
+        raise ConfigError(f"{folder} holds a study.", "give another folder with -o.")
+    if ours(folder) and not resume:
+        raise ConfigError(
+            f"{folder} holds a run.",
+            "add --resume to go on with it, or give another folder with -o.",
+        )
+    write_resolved(settings, folder / STUDY_FILE)
     data = prepare(settings, folder)
     base = load_base(
         settings.base,
@@ -172,24 +182,55 @@ def train(
 
 
 def load_run(folder: str | Path, strategy: str | None = None) -> Run:
-    """A study's recommended strategy (or the one named), a run of `train`, or an adapter folder.
+    """A study's recommended strategy (or the one named), or a run of `train`.
 
     Raises:
-        DataError: the folder holds none of these.
+        DataError: the folder holds neither.
+        UnknownName: the study has no such strategy, or it was not measured.
     """
     folder = Path(folder)
     if (folder / "verdict.json").is_file():
         verdict = read_verdict(folder / "verdict.json")
+        if strategy is not None:
+            _check_strategy(strategy, verdict, folder)
         study = from_mapping(StudySettings, verdict.study, str(folder / "verdict.json"))
         return _load(study, folder, strategy or verdict.recommendation.strategy)
-    if (folder / "adapter").is_dir() and (folder / "study.yaml").is_file():
-        study = read_study(folder / "study.yaml")
+    if (folder / "adapter").is_dir() and (folder / STUDY_FILE).is_file():
+        if strategy is not None:
+            raise UnknownName(
+                f"{folder} is a run of one method, so it has no strategy {strategy!r}.",
+                "leave --strategy out.",
+            )
+        study = read_study(folder / STUDY_FILE)
         base = _base(study)
         return Run(base, _adapter(base, folder / "adapter"), None, study.prompting, "adapter")
     raise DataError(
         f"{folder} holds no finished study and no run.",
         "give the folder of `dw decide` or `dw train`, such as runs/NAME.",
     )
+
+
+def _settings(study: str | Path | StudySettings, overrides: Sequence[str]) -> StudySettings:
+    if not isinstance(study, StudySettings):
+        return read_study(study, overrides)
+    if overrides:
+        raise ConfigError(
+            f"overrides are for study files, and settings were given: {', '.join(overrides)}.",
+            "change the settings with dataclasses.replace.",
+        )
+    return study
+
+
+def _check_strategy(strategy: str, verdict: Verdict, folder: Path) -> None:
+    done = [r.name for r in verdict.strategies if r.status == "done"]
+    # A method that was trained for a combination can also be asked alone.
+    trained = {p for name in done for p in name.split("+") if p in METHODS.names()}
+    if strategy not in {*done, *trained}:
+        near = difflib.get_close_matches(strategy, done, n=1)
+        raise UnknownName(
+            f"The study in {folder} measured no strategy called {strategy!r}.",
+            f"use {near[0]!r}." if near else f"use one of: {', '.join(done)}.",
+        )
 
 
 def _load(study: StudySettings, folder: Path, strategy: str) -> Run:
@@ -216,6 +257,7 @@ def _load(study: StudySettings, folder: Path, strategy: str) -> Run:
                 documents=documents,
                 settings=study.prompting,
                 count_tokens=lambda text: len(base.template.tokens(text)),
+                vectors=folder / "vectors",
             )
         )
     return Run(base, adapter, prompter, study.prompting, strategy)

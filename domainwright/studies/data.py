@@ -177,7 +177,8 @@ def _without_share(entry: str | dict) -> str | dict:
 def _shared(rows: list[Row], entry: str | dict, seed: int) -> tuple[list[Row], list[SetAside]]:
     """The share of a file's groups that the study uses; the rest is set aside."""
     wanted = 1.0 if isinstance(entry, str) else entry.get("share", 1.0)
-    if not isinstance(wanted, (int, float)) or not 0 < wanted <= 1:
+    number = isinstance(wanted, (int, float)) and not isinstance(wanted, bool)
+    if not number or not 0 < wanted <= 1:
         raise ConfigError(f"data has a share of {wanted!r}.", "give a number above 0, at most 1.")
     kept = [row for row in rows if share(seed, f"share {row.group}") < wanted]
     kept_ids = {row.id for row in kept}

@@ -13,7 +13,6 @@ import numpy as np
 
 from domainwright.core import machine
 from domainwright.core.artifacts import (
-    MANIFEST,
     read_manifest,
     seal,
     sha256_json,
@@ -35,6 +34,7 @@ from domainwright.models.base import Base, load_base
 from domainwright.models.forms import Prompt
 from domainwright.prompting import PROMPTINGS
 from domainwright.prompting._sources import Sources
+from domainwright.studies._folder import OF_STUDY, STUDY_FILE, claim, open_study
 from domainwright.studies.card import model_card
 from domainwright.studies.data import StudyData, prepare
 from domainwright.studies.judge import (
@@ -48,7 +48,7 @@ from domainwright.studies.judge import (
 from domainwright.studies.plan import Plan, make_plan
 from domainwright.studies.records import Example, Reply, StrategyResult, Training, Verdict
 from domainwright.studies.report import write_report
-from domainwright.studies.study import StudySettings, write_resolved
+from domainwright.studies.study import StudySettings, plain, write_resolved
 from domainwright.studies.tune import Tuned, preflight, tune
 from domainwright.train.preflight import check_detectable
 
@@ -70,29 +70,14 @@ def decide(
     Finished parts of an interrupted study are read back, not measured again.
 
     Raises:
-        ConfigError: `folder` holds another or a finished study and neither flag was given.
+        ConfigError: `folder` holds another or a finished study, or what is not ours.
         DataError, CapabilityError, RunFailed: see each step.
     """
+    claim(folder, OF_STUDY)
     with lock(folder):
-        _open_folder(folder, resume=resume, fresh=fresh)
-        write_resolved(study, folder / "study.yaml")
+        open_study(study, folder, resume=resume, fresh=fresh)
+        write_resolved(study, folder / STUDY_FILE)
         return _Study(study, folder, resume, listen, stop).run()
-
-
-def _open_folder(folder: Path, *, resume: bool, fresh: bool) -> None:
-    used = (folder / "study.yaml").exists()
-    if used and fresh:
-        import shutil
-
-        for path in folder.iterdir():
-            if path.name != ".lock":
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-    elif used and not resume:
-        state = "a finished study" if (folder / MANIFEST).exists() else "an unfinished study"
-        raise ConfigError(
-            f"{folder} holds {state}.",
-            "add --resume to go on with it, --fresh to start it again, or -o for another folder.",
-        )
 
 
 @dataclass
@@ -137,6 +122,7 @@ class _Study:
             settings=study.prompting,
             count_tokens=lambda text: len(self.base.template.tokens(text)),
             listen=self.listen,
+            vectors=self.folder / "vectors",
         )
         self.prompters: dict[str, Any] = {}
         self.tuned: dict[str, Tuned | RunFailed | CapabilityError] = {}
@@ -375,13 +361,15 @@ class _Study:
             strategies=results,
             recommendation=advice,
             examples=self._examples(),
-            study=as_mapping(study),
+            study=plain(as_mapping(study)),
         )
         write_json(self.folder / "verdict.json", verdict.as_json())
         write_report(verdict, self.folder / "report.html")
         for name, outcome in self.tuned.items():
             if isinstance(outcome, Tuned):
-                card = model_card(verdict, name)
+                trained = [r.name for r in results if r.adapter == f"trials/{name}/adapter"]
+                # A method that ran in a combination only has the combination's card.
+                card = model_card(verdict, name if name in trained else trained[0])
                 (self.folder / "trials" / name / "adapter" / "README.md").write_text(
                     card, encoding="utf-8"
                 )
@@ -436,8 +424,8 @@ def _kind(name: str) -> Any:
 
 def _facts(result: StrategyResult) -> dict[str, str]:
     if result.score is None:
-        return {"strategy": result.name, "status": result.status}
-    return {"strategy": result.name, "score": f"{result.score.mean:.3f}"}
+        return {result.name: result.status}
+    return {result.name: f"score {result.score.mean:.3f}"}
 
 
 def _write_items(

@@ -7,7 +7,9 @@ import torch
 
 from domainwright.core.errors import ConfigError, DataError
 from domainwright.methods._peft_format import OWN
+from domainwright.studies._facts import measured
 from domainwright.studies.api import load_run
+from domainwright.studies.records import read_verdict
 
 FORMS = ("merged", "peft")
 
@@ -21,10 +23,11 @@ def export(run: Path, output: Path, to: str) -> Path:
     """
     if to not in FORMS:
         raise ConfigError(f"There is no export form {to!r}.", f"use one of: {', '.join(FORMS)}.")
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"{output} is a file, not a folder.", "give a new folder with -o.")
     if output.exists() and any(output.iterdir()):
         raise ConfigError(f"{output} is not empty.", "give a new folder with -o.")
-    method = next((p.parent for p in sorted(run.glob("trials/*/adapter"))), None)
-    loaded = load_run(run, method.name if method else None)
+    loaded = load_run(run, _method(run))
     if loaded.adapter is None:
         raise DataError(
             f"{run} holds no adapter: no method was trained in it.",
@@ -47,3 +50,13 @@ def export(run: Path, output: Path, to: str) -> Path:
         file.chmod(0o644)
     shutil.copyfile(run / "study.yaml", output / "study.yaml")
     return output
+
+
+def _method(run: Path) -> str | None:
+    """The method to export from a study: of the recommended strategy, else of the best one."""
+    if not (run / "verdict.json").is_file():
+        return None
+    verdict = read_verdict(run / "verdict.json")
+    trained = [r for r in measured(verdict) if r.adapter]
+    trained.sort(key=lambda r: r.name != verdict.recommendation.strategy)
+    return Path(str(trained[0].adapter)).parent.name if trained else None

@@ -90,48 +90,63 @@ def recommend(
         for r in refused
         if r.retention is not None
     ]
-    best = max(eligible, key=lambda r: r.score.mean if r.score else -np.inf)
-    if best.name != REFERENCE and not (
-        best.difference and best.difference.p_holm < ALPHA and best.difference.mean > 0
-    ):
-        best = next((r for r in eligible if r.name == REFERENCE), best)
+    better = [r for r in eligible if _better(r)]
+    if not better:
+        tried = [r for r in done if r.name != REFERENCE]
         reasons.append(
             "No strategy is significantly better than the plain prompt after Holm's correction."
+            if tried
+            else "No other strategy could be measured."
         )
-        return Recommendation(
-            strategy=best.name,
-            reasons=reasons,
-            sentence=(
-                f"Keep the untouched base with a plain prompt: no strategy is significantly better "
-                f"({unit(score).label} {_score(best, score)})."
-            ),
-        )
+        return _keep(eligible, score, reasons)
+    best = max(better, key=lambda r: r.score.mean if r.score else -np.inf)
     equal = []
     for other in eligible:
-        if other is best or other.score is None:
+        if other is best:
             continue
         lead = interval(
             _scores(items[best.name]) - _scores(items[other.name]),
             [x.group for x in items[best.name]],
         )
-        gained = other.name == REFERENCE or (other.difference and other.difference.p_holm < ALPHA)
-        if not lead.decided and gained:
+        if lead.decided and lead.mean > 0:
+            reasons.append(f"{best.name} beats {other.name} by {unit(score).changes(lead)}.")
+        elif other.name == REFERENCE or _better(other):
             equal.append(other)
             reasons.append(
                 f"{best.name} and {other.name} cannot be told apart ({unit(score).changes(lead)})."
             )
         else:
-            reasons.append(f"{best.name} beats {other.name} by {unit(score).changes(lead)}.")
+            reasons.append(f"{other.name} is not significantly better than the plain prompt.")
     winner = min([best, *equal], key=_cost)
     if winner is not best:
         reasons.append(
             f"{winner.name} is the cheaper: {_tokens(winner):.0f} tokens per answer "
             f"against {_tokens(best):.0f}."
         )
+    if winner.name == REFERENCE:
+        return _keep(eligible, score, reasons)
     return Recommendation(
         strategy=winner.name,
         reasons=reasons,
         sentence=_sentence(winner, done, score, max_forgetting),
+    )
+
+
+def _better(result: StrategyResult) -> bool:
+    """Significantly better than the plain prompt, all comparisons counted."""
+    d = result.difference
+    return d is not None and d.p_holm < ALPHA and d.mean > 0
+
+
+def _keep(eligible: Sequence[StrategyResult], score: str, reasons: list[str]) -> Recommendation:
+    plain = next(r for r in eligible if r.name == REFERENCE)
+    return Recommendation(
+        strategy=plain.name,
+        reasons=reasons,
+        sentence=(
+            f"Keep the untouched base with a plain prompt: no strategy is significantly better "
+            f"({_named(plain, score)})."
+        ),
     )
 
 
@@ -150,7 +165,7 @@ def measured_detectable(items: Mapping[str, Sequence[Item]], best: str) -> float
 def _sentence(
     winner: StrategyResult, done: Sequence[StrategyResult], score: str, limit: float
 ) -> str:
-    text = f"Use {winner.name}: {unit(score).label} {_score(winner, score)}"
+    text = f"Use {winner.name}: {_named(winner, score)}"
     plain = next((r for r in done if r.name == REFERENCE), None)
     if winner.difference and plain:
         text += (
@@ -168,6 +183,12 @@ def _sentence(
 def _score(result: StrategyResult, score: str) -> str:
     assert result.score is not None
     return unit(score).level(result.score.mean)
+
+
+def _named(result: StrategyResult, score: str) -> str:
+    """The score with its name, said once: "token F1 0.44", "1.25 bits per byte"."""
+    label, level = unit(score).label, _score(result, score)
+    return level if label in level else f"{label} {level}"
 
 
 def _tokens(result: StrategyResult) -> float:

@@ -27,7 +27,7 @@ def score_file(
         )
     rows = rows[:items]
     folder = Path(model)
-    if (folder / "study.yaml").is_file():
+    if (folder / "verdict.json").is_file() or (folder / "adapter").is_dir():
         run = load_run(folder)
     else:
         run = Run(load_base(model), None, None, PromptSettings(), "base")

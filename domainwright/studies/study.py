@@ -1,19 +1,24 @@
 """The study file: YAML with values and registry names, read strictly."""
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from domainwright.core.artifacts import write_atomic
 from domainwright.core.config import as_mapping, from_mapping
 from domainwright.core.errors import ConfigError
 from domainwright.methods import METHODS
 from domainwright.prompting import PROMPTINGS
 from domainwright.prompting._sources import PromptSettings
+from domainwright.studies._yaml import read_yaml, write_yaml
 from domainwright.train.settings import TrainSettings
 
 DOMAINS = Path(__file__).parents[1] / "domains"
+MARK = "# Written by Domainwright: the study as it ran, every default written out.\n"
+"""First line of a resolved study, by which a folder of ours is told from the user's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +38,16 @@ class DataSettings:
     split_by_date: bool = False
     """Test on the newest rows instead of random groups."""
 
+    def __post_init__(self) -> None:
+        if not self.train:
+            raise ConfigError("data.train names no file.", "give a file or a list of files.")
+        for name in ("test_share", "development_share"):
+            if not 0 < getattr(self, name) < 1:
+                raise ConfigError(
+                    f"data.{name} is {getattr(self, name)}, outside (0, 1).",
+                    "give a share of the rows such as 0.2.",
+                )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetSettings:
@@ -40,6 +55,12 @@ class BudgetSettings:
     """Time the study may take; test items and training steps not given are chosen to fit."""
     memory_gb: float | None = None
     """Memory training may take. None: three quarters of the machine's."""
+
+    def __post_init__(self) -> None:
+        for name in ("minutes", "memory_gb"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"budget.{name} is {value}.", "give a number above 0.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +76,17 @@ class EvaluateSettings:
     """Refuse a test set that cannot show a difference of this size. In score points of 0 to 1."""
     retention: tuple[str | dict, ...] = ()
     """Further general text or choice files on which forgetting is measured."""
+
+    def __post_init__(self) -> None:
+        for name in ("items", "new_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"evaluate.{name} is {value}.", "give a whole number from 1.")
+        if self.difference is not None and not 0 < self.difference <= 1:
+            raise ConfigError(
+                f"evaluate.difference is {self.difference}, outside (0, 1].",
+                "give score points such as 0.05.",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +114,18 @@ class StudySettings:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
+        if not self.base.strip():
+            raise ConfigError("base is empty.", "give an alias, a hub id or a folder.")
+        if self.name is not None and (self.name.strip(". ") == "" or {"/", "\\"} & set(self.name)):
+            raise ConfigError(
+                f"name is {self.name!r}, which is no name for a folder.",
+                "give a word such as medicines.",
+            )
+        if "auto" in self.strategies and len(self.strategies) > 1:
+            raise ConfigError(
+                f"strategies mixes auto with names: {', '.join(self.strategies)}.",
+                "write auto alone, or list the names.",
+            )
         known = [*PROMPTINGS.names(), *METHODS.names()]
         for strategy in self.strategies:
             for part in strategy.split("+") if strategy != "auto" else []:
@@ -120,7 +164,13 @@ def read_study(path: Path | str, overrides: Sequence[str] = ()) -> StudySettings
             f"There is no study file {path}.",
             "give the path of a YAML file; `dw decide --help` shows one.",
         )
-    raw = _yaml(path.read_text(encoding="utf-8"), str(path))
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path} is no UTF-8 text (byte {error.start}).", "save it again as UTF-8."
+        ) from error
+    raw = read_yaml(text, str(path))
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds no settings.", "write `name: value` lines there.")
     for override in overrides:
@@ -159,37 +209,20 @@ def read_domain(name: str) -> dict[str, Any]:
             f"use {near[0]!r}." if near else f"choose among: {', '.join(known)}.",
         )
     file = DOMAINS / name / "domain.yaml"
-    data: dict[str, Any] = _yaml(file.read_text(encoding="utf-8"), str(file))
+    data: dict[str, Any] = read_yaml(file.read_text(encoding="utf-8"), str(file))
     return data
 
 
 def write_resolved(study: StudySettings, path: Path) -> None:
     """The study with every default written out; running it again repeats the study."""
-    import yaml
-
-    from domainwright.core.artifacts import write_atomic
-
-    write_atomic(
-        path, yaml.safe_dump(_plain(as_mapping(study)), sort_keys=False, allow_unicode=True)
-    )
+    write_atomic(path, MARK + write_yaml(plain(as_mapping(study))))
 
 
-def _plain(data: Any) -> Any:
+def plain(data: Any) -> Any:
+    """Tuples as lists, as JSON and YAML have them."""
     if isinstance(data, Mapping):
-        return {k: _plain(v) for k, v in data.items()}
-    return [_plain(x) for x in data] if isinstance(data, (list, tuple)) else data
-
-
-def _yaml(text: str, where: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            f"{where} is no valid YAML: {' '.join(str(error).split())}.",
-            "correct the line named; values with `:` or `#` need quotes.",
-        ) from error
+        return {k: plain(v) for k, v in data.items()}
+    return [plain(x) for x in data] if isinstance(data, (list, tuple)) else data
 
 
 def _override(raw: dict[str, Any], text: str) -> None:
@@ -206,7 +239,7 @@ def _override(raw: dict[str, Any], text: str) -> None:
             raise ConfigError(
                 f"--set {key}: {part!r} holds a value, not settings.", "name a setting that exists."
             )
-    place[last] = _yaml(value, f"--set {key}")
+    place[last] = read_yaml(value, f"--set {key}")
 
 
 def _located(entries: tuple[str | dict, ...], folder: Path) -> tuple[str | dict, ...]:

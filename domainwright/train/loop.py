@@ -98,22 +98,8 @@ def train(
         weight_decay=settings.weight_decay,
         fused=_fused(base),
     )
-    found = checkpoint.newest(job.folder / "checkpoints", job.run_hash) if resume else None
     machine.reset_peak()
-    if found:
-        state, tensors = found
-        _restore(adapter, optimiser, tensors)
-        best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
-    else:
-        state, best = State(), {}
-        with base.hooks.disabled():
-            state.history.append(
-                {
-                    "step": 0,
-                    "development_loss": mean_loss(job, job.development),
-                    "general_loss": mean_loss(job, job.general),
-                }
-            )
+    state, best = _begin(job, optimiser, resume)
     at_start = state.history[0]
     checks = {round(job.steps * (i + 1) / settings.checks) for i in range(settings.checks)}
     start_seconds, begun = state.seconds, time.perf_counter()
@@ -137,10 +123,7 @@ def train(
             "seconds": round(state.seconds, 3),
         }
         if state.step in checks or state.step == job.steps:
-            line |= {
-                "development_loss": mean_loss(job, job.development),
-                "general_loss": mean_loss(job, job.general),
-            }
+            line |= _watched(job, state.step)
             if _is_best(state, line, at_start, settings):
                 state.best_step, state.best_loss = state.step, line["development_loss"]
                 state.since_best = 0
@@ -148,14 +131,8 @@ def train(
             else:
                 state.since_best += 1
         state.history.append(line)
-        listen(
-            Step(
-                f"train {adapter.method}",
-                state.step,
-                job.steps,
-                {"loss": f"{loss:.3f}", "tokens/s": f"{state.tokens / state.seconds:.0f}"},
-            )
-        )
+        facts = {"loss": f"{loss:.3f}", "tokens/s": f"{state.tokens / state.seconds:.0f}"}
+        listen(Step(f"train {adapter.method}", state.step, job.steps, facts))
         stopping = stop()
         if state.step % settings.checkpoint_every == 0 or stopping or state.step == job.steps:
             _checkpoint(job, optimiser, state, best)
@@ -164,6 +141,34 @@ def train(
             raise Interrupted
     _write_metrics(job.folder, state)
     return _finish(job, state, best, at_start)
+
+
+def _begin(
+    job: Job, optimiser: torch.optim.Optimizer, resume: bool
+) -> tuple[State, dict[str, Tensor]]:
+    """(state, best tensors so far): of the newest checkpoint, or of a run that starts."""
+    found = checkpoint.newest(job.folder / "checkpoints", job.run_hash) if resume else None
+    if found:
+        state, tensors = found
+        _restore(job.adapter, optimiser, tensors)
+        best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
+        return state, best
+    with job.base.hooks.disabled():
+        return State(history=[{"step": 0, **_watched(job, 0)}]), {}
+
+
+def _watched(job: Job, step: int) -> dict[str, float]:
+    """The losses that decide which state is kept."""
+    found = {}
+    for name, rows in (("development", job.development), ("general", job.general)):
+        found[f"{name}_loss"] = value = mean_loss(job, rows)
+        if rows and not math.isfinite(value):
+            raise RunFailed(
+                f"The loss on {name} rows is {value} at step {step}: the run diverged.",
+                "lower train.learning_rate by a factor of 3 to 10; at step 0, load the base in "
+                "float32.",
+            )
+    return found
 
 
 def mean_loss(job: Job, rows: Sequence[TrainRow]) -> float:

@@ -36,7 +36,7 @@ def _without_cut(
     rows: Sequence[TrainRow], max_cut_share: float, max_tokens: int
 ) -> tuple[list[TrainRow], list[SetAside]]:
     cut = [row for row in rows if row.cut]
-    if len(cut) > max_cut_share * len(rows):
+    if len(cut) > max_cut_share * len(rows) or len(cut) == len(rows):
         longest = max(len(row.ids) + row.cut for row in cut)
         raise DataError(
             f"The limit of {max_tokens} tokens cuts the answer of {len(cut)} of {len(rows)} rows "

@@ -152,7 +152,8 @@ def test_the_number_of_parameters(family, rank):
     want = sum(
         rank * sum(m.weight.shape)
         for m in base.model.modules()
-        if type(m).__name__ in ("Linear", "Conv1D") and m is not head
+        if type(m).__name__ in ("Linear", "Conv1D")
+        and m is not head
         # Mamba never calls its dt_proj; see test_hooks.
         and (family != "mamba" or tuple(m.weight.shape) != (64, 2))
     )
@@ -171,9 +172,7 @@ def test_the_start_is_pefts():
     assert len({float(a.detach()[0, 0]) for a in adapter.A}) == len(adapter.A)
     part = LORA.build(base, LoraSettings(rank=64, targets=("down",)), 3)
     whole = {x.path: a for x, a in zip(adapter.layers, adapter.A, strict=True)}
-    assert all(
-        torch.equal(a, whole[x.path]) for x, a in zip(part.layers, part.A, strict=True)
-    )
+    assert all(torch.equal(a, whole[x.path]) for x, a in zip(part.layers, part.A, strict=True))
 
 
 def test_the_scale():

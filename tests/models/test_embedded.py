@@ -78,10 +78,10 @@ def test_where_the_cache_lies(monkeypatch, tmp_path):
 def test_sentence_vectors_are_mean_pooled_bert_states(tmp_path):
     from transformers import BertModel, BertTokenizerFast
 
-    from domainwright.models.encoder import MAX_TOKENS, default_encoder
+    from domainwright.models.encoder import MAX_TOKENS, Encoder, default_encoder
 
     texts = ["A dog runs.", "warfarin " * 400, "", "Der Hund läuft schnell durch den Park."] * 9
-    got = default_encoder().encode(texts)
+    got = Encoder(torch.float32).encode(texts)
     # A copy, so that only what the package ships is read.
     folder = shutil.copytree(embedded.encoder_folder(), tmp_path / "encoder")
     model = BertModel.from_pretrained(folder, add_pooling_layer=False).eval()
@@ -94,5 +94,29 @@ def test_sentence_vectors_are_mean_pooled_bert_states(tmp_path):
         np.testing.assert_allclose(vector, (want / want.norm()).numpy(), atol=1e-5)
     np.testing.assert_allclose(got[4:8], got[:4], atol=1e-5)
     assert got.shape == (36, 384) and got.dtype == np.float32
+    # What this machine is fast at may round, by less than 0.01 in a cosine.
+    assert ((default_encoder().encode(texts) * got).sum(1) > 0.99).all()
     near = default_encoder().encode(["A dog is running.", "Interest rates rose."])
     assert near[0] @ got[0] > 0.8 > 0.3 > near[1] @ got[0]
+
+
+@pytest.mark.embedded
+@needs_package
+def test_kept_vectors_are_read_and_not_made_again(tmp_path, monkeypatch):
+    from domainwright.models.encoder import Encoder, default_encoder
+
+    texts = ["one text", "another text"]
+    want = default_encoder().encode(texts, cache=tmp_path / "vectors")
+    np.testing.assert_array_equal(want, default_encoder().encode(texts))
+    made = []
+    encode = Encoder._encode
+    monkeypatch.setattr(
+        Encoder,
+        "_encode",
+        lambda self, texts, listen: (made.append(1), encode(self, texts, listen))[1],
+    )
+    np.testing.assert_array_equal(want, default_encoder().encode(texts, cache=tmp_path / "vectors"))
+    assert not made
+    other = default_encoder().encode(texts[::-1], cache=tmp_path / "vectors")
+    assert made == [1] and not np.array_equal(other, want)
+    assert len(list((tmp_path / "vectors").iterdir())) == 2

@@ -100,9 +100,7 @@ def test_a_model_that_drops_the_document_bounds_is_fed_with_a_mask():
 @pytest.mark.parametrize(("error", "refused"), [(1e-3, True), (1e-6, False)])
 def test_a_model_that_no_way_of_feeding_reproduces_is_refused(monkeypatch, error, refused):
     logits = Base.logits
-    monkeypatch.setattr(
-        Base, "logits", lambda self, flat, n: logits(self, flat, n) * (1 + error)
-    )
+    monkeypatch.setattr(Base, "logits", lambda self, flat, n: logits(self, flat, n) * (1 + error))
     with (
         pytest.raises(CapabilityError, match="other logits for packed documents")
         if refused

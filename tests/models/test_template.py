@@ -90,9 +90,7 @@ def test_a_base_without_a_template_gets_the_plain_one():
     assert not template.own
     row = chat("What?", "That.", "Why?", "So.", system="S")
     text = template.render(row.messages, answer_next=False)
-    assert (
-        text == f"S\nQuestion: What?\nAnswer: That.{END}\nQuestion: Why?\nAnswer: So.{END}\n"
-    )
+    assert text == f"S\nQuestion: What?\nAnswer: That.{END}\nQuestion: Why?\nAnswer: So.{END}\n"
     assert template.render(row.messages[:2], answer_next=True) == "S\nQuestion: What?\nAnswer:"
     assert spans(template, row) == [f" That.{END}", f" So.{END}"]
     assert template.stops == {template.tokenizer.eos_token_id}

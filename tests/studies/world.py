@@ -13,10 +13,10 @@ import yaml
 
 from tests.tiny import tiny_model, tiny_tokenizer
 
-PLANTS = (
-    "alder birch cedar daisy elder fern gorse hazel iris juniper "
-    "kale lilac maple nettle olive poppy quince rowan sorrel thyme"
-).split()
+PLANTS = tuple(
+    "alder birch cedar daisy elder fern gorse hazel iris juniper "  # noqa: SIM905
+    "kale lilac maple nettle olive poppy quince rowan sorrel thyme".split()
+)
 COLOURS = ("red", "blue", "green", "white", "black")
 ASKED = (
     ("What colour is {plant}?", "{plant} is {colour}"),

@@ -2,8 +2,9 @@
 
     bits per byte = -Σ log p / (bytes · ln 2)
 
-Every token is predicted once, the first from the begin- or end-of-sequence token; long
-texts go in disjoint windows whose first token is predicted from the window before.
+Every token is predicted once, the first from the begin- or end-of-sequence token. Long texts
+go in windows: each predicts its tokens from the one before, and the last, shorter one reads
+back as far as a window goes.
 Source: lm_eval 0.4.13, `get_rolling_token_windows` with context 1.
 """
 
@@ -30,7 +31,11 @@ def windows(base: Base, text: str) -> list[Request]:
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     size = min(WINDOW, base.context)
     before = [start, *ids]
-    return [Request([before[a]], ids[a : a + size]) for a in range(0, len(ids), size)]
+    found = []
+    for first in range(0, len(ids), size):
+        end = min(first + size, len(ids))
+        found.append(Request(before[max(0, end - size) : first + 1], ids[first:end]))
+    return found
 
 
 @TASKS.register

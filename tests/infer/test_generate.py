@@ -1,0 +1,216 @@
+"""Batched answers against transformers' generate, one prompt at a time."""
+
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from domainwright.core.errors import ConfigError
+from domainwright.infer import generate
+from domainwright.infer.generate import answer
+from tests.tiny import CONFIGS, PACKED, chat, documents, own_logits, tiny_base
+
+LENGTHS = (5, 1, 19, 9, 12, 2)
+
+
+def library(base, prompt, new_tokens):
+    """transformers' own greedy generate, and whether it met a stop."""
+    kept = base.model.config._attn_implementation
+    base.model.set_attn_implementation("eager")
+    ids = torch.tensor([prompt])
+    stops = [1, base.tokenizer.eos_token_id]
+    out = base.model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        eos_token_id=stops,
+        pad_token_id=1,
+    )[0, len(prompt) :].tolist()
+    base.model.set_attn_implementation(kept)
+    return (out[:-1], True) if out[-1] in stops else (out, False)
+
+
+def stopping_base(family, prompts, new_tokens, share=0.5):
+    """A base whose end-of-sequence token appears in that share of its answers to `prompts`."""
+    base = tiny_base(family)
+    answers = [library(base, p, new_tokens)[0][1:] for p in prompts]
+    in_answers = Counter(t for ids in answers for t in set(ids))
+    token = min(sorted(in_answers), key=lambda t: abs(in_answers[t] - share * len(prompts)))
+    base.tokenizer.eos_token = base.tokenizer.convert_ids_to_tokens(token)
+    return base
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_answers_equal_transformers_one_by_one(family):
+    prompts = documents(LENGTHS, seed=3) + documents((7, 4, 11, 3, 8, 6), seed=4)
+    base = stopping_base(family, prompts, 12)
+    got = answer(base, prompts, new_tokens=12)
+    want = [library(base, p, 12) for p in prompts]
+    assert [(a.ids, a.ended) for a in got] == want
+    assert {ended for _, ended in want} == {True, False}
+    assert [a.prompt_tokens for a in got] == [len(p) for p in prompts]
+    assert all(
+        a.text == base.tokenizer.decode(a.ids, skip_special_tokens=True).strip() for a in got
+    )
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gpt2"])
+@pytest.mark.parametrize("limits", [(1, 10_000), (3, 10_000), (32, 60)])
+def test_batches_of_any_size_give_the_same(family, limits, monkeypatch):
+    prompts = documents(LENGTHS, seed=5)
+    base = stopping_base(family, prompts, 8)
+    whole = answer(base, prompts, new_tokens=8)
+    monkeypatch.setattr(generate, "BATCH_ROWS", limits[0])
+    monkeypatch.setattr(generate, "BATCH_TOKENS", limits[1])
+    sizes = []
+    run = generate._Batch.run
+    monkeypatch.setattr(
+        generate._Batch, "run", lambda self: (sizes.append(self.prompts), run(self))[1]
+    )
+    steps = []
+    parts = answer(base, prompts, new_tokens=8, listen=steps.append, stage="s")
+    assert [a.ids for a in parts] == [a.ids for a in whole]
+    assert sum(len(s) for s in sizes) == len(prompts) and len(sizes) > 1
+    for batch in sizes:
+        assert len(batch) <= limits[0]
+        assert len(batch) == 1 or len(batch) * (max(map(len, batch)) + 8) <= limits[1]
+    assert [(s.stage, s.done, s.total) for s in steps][-1] == ("s", len(prompts), len(prompts))
+
+
+def test_finished_rows_leave_the_batch(monkeypatch):
+    """Half of the rows end early; the work shrinks and the answers do not change."""
+    prompts = documents(tuple(range(3, 19)), seed=6)
+    base = stopping_base("llama", prompts, 14, share=0.75)
+    alone = [answer(base, [p], new_tokens=14)[0].ids for p in prompts]
+    assert len({len(ids) for ids in alone}) > 3
+    rows = []
+    forward = base.model.base_model.forward
+    monkeypatch.setattr(
+        base.model.base_model,
+        "forward",
+        lambda *a, **k: (rows.append(len(k["input_ids"])), forward(*a, **k))[1],
+    )
+    got = answer(base, prompts, new_tokens=14)
+    assert [a.ids for a in got] == alone
+    assert rows[0] == 1 and rows[1] == 16 and rows[-1] <= 8 and sorted(rows[1:])[::-1] == rows[1:]
+    for step, count in enumerate(rows[1:], 1):
+        alive = sum(len(ids) >= step for ids in alone)
+        assert alive <= count < 2 * alive or count == 16
+
+
+def test_an_answer_stops_at_the_length_limit_and_reads_no_more(monkeypatch):
+    base = tiny_base()
+    calls = []
+    forward = base.model.base_model.forward
+    monkeypatch.setattr(
+        base.model.base_model, "forward", lambda *a, **k: (calls.append(1), forward(*a, **k))[1]
+    )
+    (got,) = answer(base, documents((6,)), new_tokens=5)
+    assert len(got.ids) == 5 and not got.ended and len(calls) == 5
+    (one,) = answer(base, documents((6,)), new_tokens=1)
+    assert one.ids == got.ids[:1]
+
+
+@pytest.mark.parametrize("family", ["llama", "mamba"])
+def test_stop_texts_end_an_answer_before_them(family):
+    base = tiny_base(family)
+    prompts = documents((6, 9, 3), seed=8)
+    free = answer(base, prompts, new_tokens=20)
+    # A text that appears in the middle of the first answer, and not at its very beginning.
+    stop = base.tokenizer.decode(free[0].ids[9:11])
+    assert stop.strip() and free[0].text.find(stop) > 0
+    got = answer(base, prompts, new_tokens=20, stop_texts=["no such text", stop])
+    for a, b in zip(free, got, strict=True):
+        raw = base.tokenizer.decode(a.ids, skip_special_tokens=True)
+        assert b.text == raw.split(stop)[0].strip()
+        assert b.ended == (stop in raw) and stop not in b.text
+    assert len(got[0].ids) < 20
+
+
+def test_the_answer_to_a_conversation_continues_its_prompt():
+    base = tiny_base()
+    row = chat("What is warfarin used for?")
+    prompt = base.template.prompt(row.messages)
+    (got,) = answer(base, [prompt], new_tokens=9)
+    assert (got.ids, got.ended) == library(base, prompt, 9)
+
+
+def test_no_prompt_gives_no_answer_and_a_long_one_is_refused():
+    base = tiny_base()
+    assert answer(base, [], new_tokens=4) == []
+    assert len(answer(base, documents((250,)), new_tokens=6)[0].ids) <= 6
+    with pytest.raises(
+        ConfigError, match="250 tokens and an answer of 7 exceed the context of 256"
+    ):
+        answer(base, documents((250,)), new_tokens=7)
+
+
+def test_several_stop_ids_end_an_answer():
+    base = tiny_base()
+    prompts = documents((8, 5), seed=9)
+    free = answer(base, prompts, new_tokens=10)
+    stop = free[0].ids[4]
+    base.tokenizer.eos_token = base.tokenizer.convert_ids_to_tokens(stop)
+    assert base.template.stops == {stop, 1}
+    got = answer(base, prompts, new_tokens=10)
+    assert got[0].ids == free[0].ids[: free[0].ids.index(stop)] and got[0].ended
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_references_are_scored_beside_the_answers(family):
+    prompts = documents(LENGTHS, seed=3)
+    base = stopping_base(family, prompts, 9)
+    references = documents((4, 1, 7, 2, 11, 3), seed=12)
+    references[2] = own_greedy(base, prompts[2], 3)
+    plain = answer(base, prompts, new_tokens=9)
+    got = answer(base, prompts, references=references, new_tokens=9)
+    assert [(a.ids, a.ended, a.prompt_tokens) for a in got] == [
+        (a.ids, a.ended, a.prompt_tokens) for a in plain
+    ]
+    assert all(a.reference is None for a in plain)
+    for prompt, wanted, result in zip(prompts, references, got, strict=True):
+        table = own_logits(base.model, prompt + wanted).double().log_softmax(-1)
+        picked = [float(table[len(prompt) - 1 + k, t]) for k, t in enumerate(wanted)]
+        assert result.reference.log_probability == pytest.approx(sum(picked), abs=1e-4)
+        assert result.reference.tokens == len(wanted)
+    assert [a.reference.greedy for a in got] == [False, False, True, False, False, False]
+
+
+def own_greedy(base, prompt, count):
+    ids = list(prompt)
+    for _ in range(count):
+        ids.append(int(own_logits(base.model, ids)[-1].argmax()))
+    return ids[len(prompt) :]
+
+
+def test_a_reference_that_does_not_fit_is_refused():
+    base = tiny_base()
+    with pytest.raises(ConfigError, match="250 tokens and an answer of 9 exceed"):
+        answer(base, documents((250,)), references=documents((9,)), new_tokens=2)
+
+
+def test_the_time_of_a_batch_is_shared_and_without_the_references(monkeypatch):
+    base = tiny_base()
+    prompts, references = documents((4, 5, 6, 7)), documents((4, 4, 4, 4), seed=1)
+
+    def seconds(**more):
+        ticks = iter(range(0, 1000, 10))
+        clock = SimpleNamespace(perf_counter=lambda: float(next(ticks)))
+        monkeypatch.setattr(generate, "time", clock)
+        return [a.seconds for a in answer(base, prompts, new_tokens=2, **more)]
+
+    # One look at the clock while the prompts are read: 20 seconds for four rows.
+    assert seconds() == [5.0] * 4
+    # 10 of 50 seconds went to the references alone, and 12 of the 34 tokens read beside the
+    # prompts in another 10 were theirs.
+    assert seconds(references=references) == pytest.approx([(50 - 10 - 10 * 12 / 34) / 4] * 4)
+
+
+def test_bfloat16_answers_are_written():
+    assert set(PACKED) < set(CONFIGS)
+    for family in ("llama", "gemma2"):
+        base = tiny_base(family, torch.bfloat16)
+        got = answer(base, documents((5, 9)), new_tokens=6)
+        assert all(a.ids for a in got)
