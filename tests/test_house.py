@@ -1,6 +1,7 @@
 """The size of files and functions, and what importing the package costs."""
 
 import ast
+import doctest
 import importlib
 import pkgutil
 import subprocess
@@ -31,6 +32,15 @@ def test_every_module_imports():
     assert len(names) > 60
     for name in names:
         importlib.import_module(name)
+
+
+def test_the_examples_in_docstrings_hold():
+    tried = 0
+    for name in [m.name for m in pkgutil.walk_packages([str(HOUSE)], "domainwright.")]:
+        result = doctest.testmod(importlib.import_module(name))
+        assert not result.failed, name
+        tried += result.attempted
+    assert tried >= 8
 
 
 def test_every_public_name_is_found():

@@ -10,7 +10,10 @@ from rich.text import Text
 
 from domainwright.cli._screen import visible
 from domainwright.studies.records import Verdict
-from domainwright.studies.table import render_table
+from domainwright.studies.table import render_table, verdict_rows
+
+WIDTH = 80
+"""Columns the table needs. A narrower terminal gets a list instead of cut numbers."""
 
 
 def show(verdict: Verdict, folder: Path) -> None:
@@ -23,7 +26,17 @@ def show(verdict: Verdict, folder: Path) -> None:
         console.print(visible(text), markup=False, emoji=False, highlight=False, **how)
 
     console.print()
-    console.print(render_table(verdict))
+    table = render_table(verdict)
+    if console.width >= WIDTH:
+        console.print(table)
+    else:
+        heading, rows = verdict_rows(verdict)
+        for row in rows:
+            say(row[0], style="bold")
+            for name, cell in zip(heading[1:], row[1:], strict=True):
+                if cell:
+                    say(f"  {name}: {cell}")
+        console.print(table.caption)
     for result in verdict.strategies:
         if result.reason:
             say(f"{result.name}: {result.status}. {result.reason}")

@@ -30,15 +30,15 @@ def chat(
     console = Console()
     asking = question is None and sys.stdin.isatty()
     if asking:
-        console.print(
-            f"{visible(loaded.base.source.name)} beside {loaded.strategy}. Ctrl-D leaves.",
-            markup=False,
-            highlight=False,
-        )
-    questions = _questions(asking) if question is None else [question]
+        beside = "" if loaded.strategy == "zero_shot" else f" beside {loaded.strategy}"
+        greeting = f"{visible(loaded.base.source.name)}{beside}. Ctrl-D leaves."
+        console.print(greeting, markup=False, highlight=False, soft_wrap=True)
+    questions = _questions(asking) if question is None else [_readable(question)]
     for text in questions:
         plain, _ = loaded.ask(text, new_tokens=new_tokens, bare=True)
-        tuned, passages = loaded.ask(text, new_tokens=new_tokens)
+        # The plain prompt is the base: the same answer twice would say nothing.
+        same = loaded.strategy == "zero_shot"
+        tuned, passages = (plain, ()) if same else loaded.ask(text, new_tokens=new_tokens)
         if as_json:
             print(
                 json.dumps(
@@ -55,16 +55,15 @@ def chat(
             continue
         # Side by side where both fit, else one below the other.
         width = (console.width - 2) // 2 if console.width >= 60 else console.width
-        answers = {"base": plain, loaded.strategy: tuned}
-        console.print(
-            Columns(
-                [
-                    # Text, not str: brackets in an answer are no markup.
-                    Panel(Text(visible(answer) or "(empty)"), title=Text(name), width=width)
-                    for name, answer in answers.items()
-                ]
+        panels = [
+            # Text, not str: brackets in an answer are no markup. Folded: words without spaces
+            # (addresses, Chinese) would be cut.
+            Panel(
+                Text(visible(answer) or "(empty)", overflow="fold"), title=Text(name), width=width
             )
-        )
+            for name, answer in (("base", plain), (loaded.strategy, tuned))[: 1 if same else 2]
+        ]
+        console.print(Columns(panels))
         for passage in passages:
             short = passage if len(passage) <= 110 else f"{passage[:109]}…"
             console.print(Text(visible(f"  quoted: {short}"), style="dim"))
@@ -77,4 +76,9 @@ def _questions(asking: bool):  # type: ignore[no-untyped-def]
         except EOFError:
             return
         if line.strip():
-            yield line.strip()
+            yield _readable(line.strip())
+
+
+def _readable(text: str) -> str:
+    """Bytes that are no UTF-8 reach Python as lone surrogates, which no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -95,6 +95,5 @@ def _print(seen: object) -> None:
         console.print(text)
     if seen.rows:
         console.print()
-        legend = Text("supervised", "black on green")
-        legend.append("  read, without loss", "dim")
-        console.print(legend)
+        parts = (("supervised", "black on green"), ("  read, without loss", "dim"))
+        console.print(Text.assemble(*parts))

@@ -1,6 +1,7 @@
 """`dw`: the door. Turns errors into two lines and an exit code."""
 
 import errno
+import io
 import os
 import sys
 from typing import Any
@@ -82,13 +83,17 @@ app.command()(doctor.doctor)
 
 def main() -> None:
     """Entry point of `dw` and `domainwright`."""
-    for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a character must not end a study in an error.
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    # A terminal that cannot show a character must not end a study in an error.
+    for stream, errors in (
+        (sys.stdin, "surrogateescape"),
+        (sys.stdout, "backslashreplace"),
+        (sys.stderr, "backslashreplace"),
+    ):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
     try:
         try:
-            app()
+            app(prog_name="dw")
         finally:
             sys.stdout.flush()
     except BrokenPipeError:

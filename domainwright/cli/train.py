@@ -23,7 +23,7 @@ def train(
 ) -> None:
     """Train one method; the adapter is written to OUTPUT/adapter."""
     from domainwright.cli._screen import progress
-    from domainwright.studies.api import train as run
+    from domainwright.studies.api import train_method as run
 
     with progress() as (listen, stop):
         figures = run(

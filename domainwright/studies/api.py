@@ -125,7 +125,7 @@ def decide(
     return Decided(verdict, target)
 
 
-def train(
+def train_method(
     study: str | Path | StudySettings,
     method: str,
     folder: str | Path,
@@ -182,7 +182,7 @@ def train(
 
 
 def load_run(folder: str | Path, strategy: str | None = None) -> Run:
-    """A study's recommended strategy (or the one named), or a run of `train`.
+    """A study's recommended strategy (or the one named), or a run of `train_method`.
 
     Raises:
         DataError: the folder holds neither.

@@ -25,7 +25,7 @@ from domainwright.curate.overlap import overlap, remove_leaks
 from domainwright.curate.read import read_all
 from domainwright.curate.split import Split, split, split_given
 from domainwright.studies.records import Data, Source
-from domainwright.studies.study import StudySettings
+from domainwright.studies.study import DataSettings, StudySettings
 
 TASK_OF = {Chat: "answers", Choice: "choices", Text: "texts"}
 SHOWN = 12
@@ -92,32 +92,7 @@ def prepare(study: StudySettings, folder: Path) -> StudyData:
         parts[role], doubled = drop_duplicates(parts.get(role, []))
         aside += doubled
     task = _task(parts)
-    if study.data.test:
-        train, development = parts["train"], parts["development"]
-        if not development:
-            own = split(
-                train, seed=study.seed, test_share=0.0, dev_share=study.data.development_share
-            )
-            train, development = list(own.train), list(own.dev)
-        divided = split_given(train, parts["test"], development)
-    else:
-        if parts["development"]:
-            own = split(
-                parts["train"],
-                seed=study.seed,
-                test_share=study.data.test_share,
-                dev_share=0.0,
-                by_date=study.data.split_by_date,
-            )
-            divided = split_given(own.train, own.test, parts["development"])
-        else:
-            divided = split(
-                parts["train"],
-                seed=study.seed,
-                test_share=study.data.test_share,
-                dev_share=study.data.development_share,
-                by_date=study.data.split_by_date,
-            )
+    divided = _divided(study.data, study.seed, parts)
     document_reads = read_all(study.data.documents, as_documents=True)
     documents = tuple(
         row for result in document_reads for row in result.rows if isinstance(row, Document)
@@ -139,6 +114,23 @@ def prepare(study: StudySettings, folder: Path) -> StudyData:
         leaks=dict(leaks),
         documents_overlap=len({leak.test for leak in report.in_documents}),
     )
+
+
+def _divided(settings: DataSettings, seed: int, parts: dict[str, list[Row]]) -> Split:
+    """The split: what the user gave as test or development rows is used as given."""
+    train, development = parts["train"], parts["development"]
+    wanted: dict[str, Any] = {
+        "seed": seed,
+        "test_share": 0.0 if settings.test else settings.test_share,
+        "dev_share": 0.0 if development else settings.development_share,
+        "by_date": settings.split_by_date and not settings.test,
+    }
+    if settings.test and development:
+        return split_given(train, parts["test"], development)
+    own = split(train, **wanted)
+    if not settings.test and not development:
+        return own
+    return split_given(own.train, parts["test"] or own.test, development or own.dev)
 
 
 def _without_leaks(divided: Split, report: Any) -> tuple[Split, list[SetAside]]:

@@ -9,32 +9,30 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from domainwright.core import machine
 from domainwright.core.artifacts import (
     read_manifest,
     seal,
     sha256_json,
-    write_folder,
     write_json,
 )
 from domainwright.core.config import as_mapping, from_mapping
 from domainwright.core.errors import CapabilityError, ConfigError, DataError, RunFailed
 from domainwright.core.lock import lock
 from domainwright.core.progress import Listener, Step, quiet
-from domainwright.core.records import Chat, Choice, Row, Text
+from domainwright.core.records import Choice, Row, Text
 from domainwright.curate.read import read_all
 from domainwright.evaluate.records import Item
 from domainwright.evaluate.retained import Retained, Suite, change, measure, shipped_suite
 from domainwright.evaluate.tasks import TASKS
 from domainwright.maths.significance import detectable
-from domainwright.methods import METHODS
 from domainwright.models.base import Base, load_base
 from domainwright.models.forms import Prompt
 from domainwright.prompting import PROMPTINGS
 from domainwright.prompting._sources import Sources
+from domainwright.studies._choice import failed, kind, parts, score_name, strategies
 from domainwright.studies._folder import OF_STUDY, STUDY_FILE, claim, open_study
+from domainwright.studies._scorecards import read_items, write_items
 from domainwright.studies.card import model_card
 from domainwright.studies.data import StudyData, prepare
 from domainwright.studies.judge import (
@@ -46,9 +44,16 @@ from domainwright.studies.judge import (
     summarise,
 )
 from domainwright.studies.plan import Plan, make_plan
-from domainwright.studies.records import Example, Reply, StrategyResult, Training, Verdict
+from domainwright.studies.records import (
+    Example,
+    Reply,
+    StrategyResult,
+    Training,
+    Verdict,
+    read_verdict,
+)
 from domainwright.studies.report import write_report
-from domainwright.studies.study import StudySettings, plain, write_resolved
+from domainwright.studies.study import StudySettings, write_resolved
 from domainwright.studies.tune import Tuned, preflight, tune
 from domainwright.train.preflight import check_detectable
 
@@ -105,9 +110,13 @@ class _Study:
             trust_remote_code=study.trust_remote_code,
         )
         self.task = TASKS.get(self.data.task)
-        self.score = self._score_name()
-        names, skipped = self._strategies()
-        if any(_parts(name)[0] for name in names):
+        self.score = score_name(
+            study.evaluate.score, self.data.task, self.task.scores, self.data.split.train
+        )
+        names, skipped = strategies(
+            study.strategies, self.data.task, documents=bool(self.data.documents)
+        )
+        if any(parts(name)[0] for name in names):
             # Before anything is measured: a refusal must not cost the minutes before training.
             preflight(self.base, self.data.split.train, study.train)
         self.listen(Step("probe", 0, 1))
@@ -134,48 +143,6 @@ class _Study:
             self.listen(Step("strategies", len(results), len(names), _facts(results[-1])))
         return self._verdict([*results, *skipped], before, expected)
 
-    def _strategies(self) -> tuple[list[str], list[StrategyResult]]:
-        """(names to run, the reference first; what is skipped and why)."""
-        has_documents, is_text = bool(self.data.documents), self.data.task == "texts"
-        if self.study.strategies == ("auto",):
-            names = [REFERENCE] if is_text else [REFERENCE, "few_shot", "rag"]
-            names += ["lora"] if is_text or not has_documents else ["lora", "lora+rag"]
-        else:
-            names = list(self.study.strategies)
-        # Everything is compared with the plain prompt, so it always runs, and runs first.
-        names = [REFERENCE, *(n for n in names if n != REFERENCE)]
-        skipped = [
-            StrategyResult(
-                name=n,
-                kind=_kind(n),
-                status="skipped",
-                reason="Plain text has no question to put examples or passages in front of.",
-            )
-            for n in names
-            if is_text and {"few_shot", "rag"} & set(n.split("+"))
-        ]
-        return [n for n in names if n not in {s.name for s in skipped}], skipped
-
-    def _score_name(self) -> str:
-        wanted = self.study.evaluate.score
-        if wanted == "auto":
-            return (
-                self.task.scores[1]
-                if self.data.task == "answers" and self._long_answers()
-                else self.task.scores[0]
-            )
-        if wanted not in self.task.scores:
-            raise ConfigError(
-                f"evaluate.score is {wanted!r}, which {self.data.task} do not have.",
-                f"use one of: {', '.join(self.task.scores)}.",
-            )
-        return wanted
-
-    def _long_answers(self) -> bool:
-        """ROUGE-L looks at word order, which matters once answers have several sentences."""
-        words = [len(r.answer.split()) for r in self.data.split.train[:400] if isinstance(r, Chat)]
-        return bool(words) and float(np.median(words)) > 40
-
     def _plan(self, names: Sequence[str]) -> Plan:
         """The plan of an interrupted run is kept: its sizes are part of what was measured."""
         path = self.folder / "plan.json"
@@ -194,7 +161,16 @@ class _Study:
 
     def _suite(self) -> Suite:
         suite = shipped_suite()
-        extra = [row for result in read_all(self.study.evaluate.retention) for row in result.rows]
+        extra = []
+        for result in read_all(self.study.evaluate.retention):
+            other = [r for r in result.rows if not isinstance(r, (Text, Choice))]
+            if other:
+                raise DataError(
+                    f"evaluate.retention: {result.file} holds {type(other[0]).__name__.lower()} "
+                    "rows.",
+                    "give plain text or multiple choice.",
+                )
+            extra += result.rows
         return Suite(
             suite.texts + tuple(r for r in extra if isinstance(r, Text)),
             suite.choices + tuple(r for r in extra if isinstance(r, Choice)),
@@ -202,7 +178,7 @@ class _Study:
 
     def _trial(self, name: str, before: Retained) -> StrategyResult:
         """One strategy, measured or read back."""
-        method, prompting = _parts(name)
+        method, prompting = parts(name)
         adapter_hash = ""
         training: Training | None = None
         context: Any = nullcontext()
@@ -210,12 +186,7 @@ class _Study:
         if method:
             outcome = self._tune(method)
             if isinstance(outcome, Exception):
-                return StrategyResult(
-                    name=name,
-                    kind=_kind(name),
-                    status="failed",
-                    reason=str(outcome).replace("\n  fix:", " Fix:"),
-                )
+                return failed(name, outcome)
             adapter_hash, training = outcome.hash, outcome.training
             context = outcome.adapter.attached()
             outcome.adapter.detach()
@@ -223,11 +194,17 @@ class _Study:
             retention = retention_record(now, change(before, now))
         else:
             retention = retention_record(before, change(before, before))
-        with context:
-            self.items[name] = self._ask(name, prompting, adapter_hash)
+        try:
+            with context:
+                self.items[name] = self._ask(name, prompting, adapter_hash)
+        except ConfigError as error:
+            # Its prompts do not fit the base's context. Without the reference nothing is left.
+            if name == REFERENCE:
+                raise
+            return failed(name, error)
         return StrategyResult(
             name=name,
-            kind=_kind(name),
+            kind=kind(name),
             status="done",
             retention=retention,
             training=training,
@@ -274,14 +251,15 @@ class _Study:
                     "new_tokens": self.plan.new_tokens,
                     "task": self.task.version,
                     "domain": self.study.domain,
-                    "documents": [s.sha256 for s in self.data.sources if s.role == "documents"],
                 }
             ),
         }
         if adapter_hash:
             parents["adapter"] = adapter_hash
+        if "documents" in PROMPTINGS.get(prompting).needs:
+            parents |= {s.file: s.sha256 for s in self.data.sources if s.role == "documents"}
         folder = self.folder / "trials" / name / "scorecard"
-        if found := _read_items(folder, parents, "items.jsonl") if self.resume else None:
+        if found := read_items(folder, parents, "items.jsonl") if self.resume else None:
             return found
         if prompting not in self.prompters:
             self.prompters[prompting] = PROMPTINGS.get(prompting)(self.sources)
@@ -301,7 +279,7 @@ class _Study:
                 stage=name,
             )
         ]
-        _write_items(folder, "scorecard", {"items.jsonl": items}, parents)
+        write_items(folder, "scorecard", {"items.jsonl": items}, parents)
         return items
 
     def _retained(self, name: str, context: Any, adapter_hash: str = "") -> Retained:
@@ -311,13 +289,13 @@ class _Study:
         parents = {"base": self.base.sha256, "suite": suite, "adapter": adapter_hash}
         folder = self.folder / "trials" / name / "retention"
         # Also without --resume: lora and lora+rag share one adapter, measured once.
-        texts = _read_items(folder, parents, "texts.jsonl")
-        choices = _read_items(folder, parents, "choices.jsonl")
+        texts = read_items(folder, parents, "texts.jsonl")
+        choices = read_items(folder, parents, "choices.jsonl")
         if texts and choices:
             return Retained(tuple(texts), tuple(choices))
         with context:
             now = measure(self.base, self.suite, listen=self.listen, stage=f"retention {name}")
-        _write_items(
+        write_items(
             folder, "retention", {"texts.jsonl": now.texts, "choices.jsonl": now.choices}, parents
         )
         return now
@@ -361,9 +339,11 @@ class _Study:
             strategies=results,
             recommendation=advice,
             examples=self._examples(),
-            study=plain(as_mapping(study)),
+            study=as_mapping(study),
         )
         write_json(self.folder / "verdict.json", verdict.as_json())
+        # As everyone else will read it: the report must be the same when it is made again.
+        verdict = read_verdict(self.folder / "verdict.json")
         write_report(verdict, self.folder / "report.html")
         for name, outcome in self.tuned.items():
             if isinstance(outcome, Tuned):
@@ -380,7 +360,8 @@ class _Study:
         seal(
             self.folder,
             "verdict",
-            [self.folder / f for f in ("verdict.json", "report.html", "study.yaml", "plan.json")],
+            # Without report.html: `dw report` makes it anew, maybe with a newer version.
+            [self.folder / f for f in ("verdict.json", STUDY_FILE, "plan.json")],
             parents={"dataset": self.data.hash, **scorecards},
         )
         return verdict
@@ -410,48 +391,7 @@ class _Study:
         return shown
 
 
-def _parts(name: str) -> tuple[str | None, str]:
-    """(method or None, prompting strategy) of a strategy's name."""
-    parts = name.split("+")
-    method = next((p for p in parts if p in METHODS.names()), None)
-    return method, next((p for p in parts if p != method), REFERENCE)
-
-
-def _kind(name: str) -> Any:
-    method, _ = _parts(name)
-    return "prompting" if method is None else "combination" if "+" in name else "method"
-
-
 def _facts(result: StrategyResult) -> dict[str, str]:
     if result.score is None:
         return {result.name: result.status}
     return {result.name: f"score {result.score.mean:.3f}"}
-
-
-def _write_items(
-    folder: Path, kind: str, files: dict[str, Sequence[Item]], parents: dict[str, str]
-) -> None:
-    def fill(out: Path) -> None:
-        for name, items in files.items():
-            lines = "".join(json.dumps(asdict(x), ensure_ascii=False) + "\n" for x in items)
-            (out / name).write_text(lines, encoding="utf-8")
-
-    write_folder(folder, kind, fill, parents=parents)
-
-
-def _read_items(folder: Path, parents: dict[str, str], name: str) -> list[Item] | None:
-    """Items measured before under the same conditions, or None."""
-    try:
-        manifest = read_manifest(folder)
-    except DataError:
-        return None
-    if manifest["parents"] != parents:
-        return None
-    lines = (folder / name).read_text(encoding="utf-8").splitlines()
-    return [_item(json.loads(line)) for line in lines]
-
-
-def _item(data: dict[str, Any]) -> Item:
-    from domainwright.evaluate.records import Mark
-
-    return Item(**{**data, "mark": Mark(*data["mark"]), "passages": tuple(data["passages"])})

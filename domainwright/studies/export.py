@@ -7,6 +7,7 @@ import torch
 
 from domainwright.core.errors import ConfigError, DataError
 from domainwright.methods._peft_format import OWN
+from domainwright.models.embedded import quiet_transformers
 from domainwright.studies._facts import measured
 from domainwright.studies.api import load_run
 from domainwright.studies.records import read_verdict
@@ -44,7 +45,8 @@ def export(run: Path, output: Path, to: str) -> Path:
             model.get_submodule(path).weight.copy_(weight)
     # Our attention plug-in is no name that other programs know.
     model.set_attn_implementation("sdpa")
-    model.save_pretrained(output)
+    with quiet_transformers():
+        model.save_pretrained(output)
     loaded.base.tokenizer.save_pretrained(output)
     for file in output.iterdir():
         file.chmod(0o644)

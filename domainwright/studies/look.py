@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from domainwright.core.errors import DataError
 from domainwright.curate.read import ReadResult, read
 from domainwright.models.forms import encode_rows
 from domainwright.models.resolve import resolve
@@ -39,7 +40,14 @@ def look(
 
     result = read(file, format=format, columns=columns)
     usable, _ = as_conversations(result.rows)
-    tokenizer = AutoTokenizer.from_pretrained(resolve(base).folder)
+    folder = resolve(base).folder
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (ValueError, OSError, KeyError) as error:
+        raise DataError(
+            f"transformers finds no tokenizer in {folder}: {str(error).strip().splitlines()[0]}",
+            "give the folder of a saved model, or another base with --base.",
+        ) from error
     shown = []
     for row in encode_rows(Template(tokenizer), usable[:rows], max_tokens):
         # The first token is predicted by nothing, so it is never supervised.

@@ -19,7 +19,7 @@ from domainwright.models.base import Base
 from domainwright.models.flat import flatten
 from domainwright.models.forms import encode_rows
 from domainwright.studies.study import StudySettings
-from domainwright.studies.tune import full_steps
+from domainwright.studies.tune import full_steps, limit
 
 TRAIN_FACTOR = 3.2
 """A training step over a forward pass of the same tokens; measured 2.9 to 3.3 on a CPU."""
@@ -51,7 +51,7 @@ def make_plan(
 ) -> Plan:
     """Sizes for one study."""
     encoded = [
-        r for r in encode_rows(base.template, train[:400], study.train.max_tokens) if not r.cut
+        r for r in encode_rows(base.template, train[:400], limit(base, study.train)) if not r.cut
     ]
     mean_tokens = sum(len(r.ids) for r in encoded) / max(1, len(encoded))
     new_tokens = study.evaluate.new_tokens or (

@@ -75,16 +75,7 @@ def tune(
         )
         template = base.template
         kept, aside = preflight(base, rows, settings)
-        watched = [
-            r
-            for r in encode_rows(template, development[: 2 * WATCHED], settings.max_tokens)
-            if not r.cut
-        ][:WATCHED]
-        if not watched:
-            raise DataError(
-                "No development row fits the length limit.",
-                "raise train.max_tokens or give development rows of your own.",
-            )
+        watched = _watched(base, development, settings)
         longest = max(len(r.ids) for r in (*kept, *watched))
         room = memory_gb or 0.75 * machine.memory_gb()
         rate = (
@@ -99,22 +90,13 @@ def tune(
             "method": f"{method}@{kind.version}",
             **as_mapping(adapter.settings),
         }
-        identity = sha256_json(
-            {
-                "settings": {
-                    k: v for k, v in chosen.items() if k not in ("micro_tokens", "checkpoint_every")
-                },
-                "parents": parents,
-                "seed": seed,
-                "rows": [(r.id, r.ids) for r in kept],
-            }
-        )
+        identity = _identity(chosen, parents, seed, kept)
         job = loop.Job(
             base=base,
             adapter=adapter,
             rows=kept,
             development=watched,
-            general=encode_rows(template, general[:GENERAL], settings.max_tokens),
+            general=encode_rows(template, general[:GENERAL], limit(base, settings)),
             settings=settings,
             steps=total,
             learning_rate=rate,
@@ -125,19 +107,50 @@ def tune(
         )
         trained = loop.train(job, resume=resume, listen=listen, stop=stop)
         manifest = _write_adapter(folder / "adapter", adapter, parents | {"run": identity})
-        training = Training(
-            minutes=trained.seconds / 60,
-            steps=trained.steps,
-            best_step=trained.best_step,
-            tokens=trained.tokens,
-            tokens_per_s=trained.tokens_per_s,
-            peak_rss_mib=trained.peak_rss_mib,
-            trainable=adapter.trainable,
-            settings=chosen,
-            history=list(trained.history),
-        )
+        training = _record(trained, adapter, chosen)
         _write_training(folder, training, aside)
         return Tuned(adapter=adapter, training=training, set_aside=aside, hash=manifest["hash"])
+
+
+def _watched(base: Base, rows: Sequence[Row], settings: TrainSettings) -> list[TrainRow]:
+    """The development rows whose loss is measured during the run."""
+    encoded = encode_rows(base.template, rows[: 2 * WATCHED], limit(base, settings))
+    whole = [r for r in encoded if not r.cut][:WATCHED]
+    if not whole:
+        raise DataError(
+            "No development row fits the length limit.",
+            "raise train.max_tokens or give development rows of your own.",
+        )
+    return whole
+
+
+def _identity(
+    chosen: dict[str, Any], parents: dict[str, str], seed: int, rows: Sequence[TrainRow]
+) -> str:
+    """Hash of all that decides a run's result; what changes memory or disk alone is left out."""
+    free = ("micro_tokens", "checkpoint_every")
+    return sha256_json(
+        {
+            "settings": {k: v for k, v in chosen.items() if k not in free},
+            "parents": parents,
+            "seed": seed,
+            "rows": [(r.id, r.ids) for r in rows],
+        }
+    )
+
+
+def _record(trained: loop.Trained, adapter: Adapter, chosen: dict[str, Any]) -> Training:
+    return Training(
+        minutes=trained.seconds / 60,
+        steps=trained.steps,
+        best_step=trained.best_step,
+        tokens=trained.tokens,
+        tokens_per_s=trained.tokens_per_s,
+        peak_rss_mib=trained.peak_rss_mib,
+        trainable=adapter.trainable,
+        settings=chosen,
+        history=list(trained.history),
+    )
 
 
 def preflight(
@@ -148,11 +161,16 @@ def preflight(
     Raises:
         DataError: the first check that fails.
     """
-    encoded = encode_rows(base.template, rows, settings.max_tokens)
+    encoded = encode_rows(base.template, rows, limit(base, settings))
     check_template(base, rows, encoded)
     return check_rows(
-        base, encoded, max_cut_share=settings.max_cut_share, max_tokens=settings.max_tokens
+        base, encoded, max_cut_share=settings.max_cut_share, max_tokens=limit(base, settings)
     )
+
+
+def limit(base: Base, settings: TrainSettings) -> int:
+    """Longest training document: what is asked for, as far as the base can read."""
+    return min(settings.max_tokens, base.context)
 
 
 def full_steps(rows: int, settings: TrainSettings) -> int:

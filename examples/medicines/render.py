@@ -1,7 +1,7 @@
 """Render medicines.csv into questions.jsonl, choices.jsonl and documents.jsonl.
 
     python examples/medicines/render.py            write the three files next to this script
-    python examples/medicines/render.py --check    exit 1 if the files on disk differ from a fresh render
+    python examples/medicines/render.py --check    exit 1 if the files differ from a fresh render
 
 Everything is drawn from one generator with a fixed seed, so two renders give identical bytes.
 """
@@ -15,33 +15,65 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SOURCE = "medicines.csv"
-# Words that are true of a medicine although its row does not say so: no wrong choice may contain them.
+# Words that are true of a medicine although its row does not say so: no wrong choice may
+# contain them.
 ALSO_TRUE = "also_true.csv"
 
 QUESTIONS = {
-    "class": ["What class of medicine is {name}?", "To which drug class does {name} belong?",
-              "What kind of medicine is {name}?", "How is {name} classified?",
-              "Name the drug class of {name}.", "What type of drug is {name}?",
-              "Which pharmacological group does {name} belong to?"],
-    "mechanism": ["How does {name} work?", "What is the mechanism of action of {name}?",
-                  "By what mechanism does {name} act?", "Explain briefly how {name} acts.",
-                  "What is the main pharmacological action of {name}?", "How does {name} produce its effect?",
-                  "Describe the action of {name} in one sentence."],
-    "use": ["What is {name} used for?", "Why is {name} prescribed?", "What are the main uses of {name}?",
-            "When might a doctor prescribe {name}?", "State the main indication of {name}.",
-            "For what is {name} usually given?", "What is the purpose of treatment with {name}?"],
-    "caution": ["What is an important caution with {name}?", "What should prescribers watch for with {name}?",
-                "What needs special care when {name} is used?", "Name an important safety concern with {name}.",
-                "What warning goes with {name}?", "Which caution applies to {name}?",
-                "What should be kept in mind before giving {name}?"],
-    "interaction": ["What does {name} interact with?", "Name an important interaction of {name}.",
-                    "Which known interaction does {name} have?", "What is {name} known to interact with?",
-                    "Give one interaction of {name} and say why it matters.",
-                    "Which combination with {name} needs care?", "Describe an interaction involving {name}."],
-    "side_effect": ["What side effect can {name} cause?", "Name a known side effect of {name}.",
-                    "What unwanted effect may {name} have?", "Which side effect is linked to {name}?",
-                    "What adverse effect is known with {name}?", "What side effect might someone using {name} have?",
-                    "Give an example of a side effect of {name}."],
+    "class": [
+        "What class of medicine is {name}?",
+        "To which drug class does {name} belong?",
+        "What kind of medicine is {name}?",
+        "How is {name} classified?",
+        "Name the drug class of {name}.",
+        "What type of drug is {name}?",
+        "Which pharmacological group does {name} belong to?",
+    ],
+    "mechanism": [
+        "How does {name} work?",
+        "What is the mechanism of action of {name}?",
+        "By what mechanism does {name} act?",
+        "Explain briefly how {name} acts.",
+        "What is the main pharmacological action of {name}?",
+        "How does {name} produce its effect?",
+        "Describe the action of {name} in one sentence.",
+    ],
+    "use": [
+        "What is {name} used for?",
+        "Why is {name} prescribed?",
+        "What are the main uses of {name}?",
+        "When might a doctor prescribe {name}?",
+        "State the main indication of {name}.",
+        "For what is {name} usually given?",
+        "What is the purpose of treatment with {name}?",
+    ],
+    "caution": [
+        "What is an important caution with {name}?",
+        "What should prescribers watch for with {name}?",
+        "What needs special care when {name} is used?",
+        "Name an important safety concern with {name}.",
+        "What warning goes with {name}?",
+        "Which caution applies to {name}?",
+        "What should be kept in mind before giving {name}?",
+    ],
+    "interaction": [
+        "What does {name} interact with?",
+        "Name an important interaction of {name}.",
+        "Which known interaction does {name} have?",
+        "What is {name} known to interact with?",
+        "Give one interaction of {name} and say why it matters.",
+        "Which combination with {name} needs care?",
+        "Describe an interaction involving {name}.",
+    ],
+    "side_effect": [
+        "What side effect can {name} cause?",
+        "Name a known side effect of {name}.",
+        "What unwanted effect may {name} have?",
+        "Which side effect is linked to {name}?",
+        "What adverse effect is known with {name}?",
+        "What side effect might someone using {name} have?",
+        "Give an example of a side effect of {name}.",
+    ],
 }
 ANSWERS = {
     "class": "{Name} is {a} {class}.",
@@ -56,29 +88,44 @@ CHOICE_QUESTIONS = {
     "use": "What is {name} used for?",
 }
 DOCUMENTS = [
-    "Formularies describe {name} in the {system} chapter. The drug class is {class}, and the usual way to give it is "
-    "{route}. Doctors choose this medicine for {use}. As for the mechanism, it {mechanism}. Product labels warn about "
-    "{caution}. They also record an interaction between {name} and {interaction}. Unwanted effects reported with this "
+    "Formularies describe {name} in the {system} chapter. The drug class is {class}, and "
+    "the usual way to give it is "
+    "{route}. Doctors choose this medicine for {use}. As for the mechanism, it "
+    "{mechanism}. Product labels warn about "
+    "{caution}. They also record an interaction between {name} and {interaction}. "
+    "Unwanted effects reported with this "
     "medicine are, among others, {side_effect}.",
-    "Patients are usually given {name} {route}, most often for {use}. Reference books place it in the {system} chapter "
-    "and state its class as follows: {class}. Pharmacologically, it {mechanism}. Two safety points stand out in the "
-    "label. The first is a warning about {caution}. The second is the interaction of {name} with {interaction}. "
+    "Patients are usually given {name} {route}, most often for {use}. Reference books "
+    "place it in the {system} chapter "
+    "and state its class as follows: {class}. Pharmacologically, it {mechanism}. Two "
+    "safety points stand out in the "
+    "label. The first is a warning about {caution}. The second is the interaction of "
+    "{name} with {interaction}. "
     "Adverse reactions can take the form of {side_effect}.",
-    "In reference books, {name} is filed in the {system} chapter under the drug class {class}. Its action can be "
-    "summed up briefly: it {mechanism}. It has an established place in {use}. The normal way to give it is {route}. "
-    "Prescribing advice for {name} pays attention to {caution}. Interaction checkers raise an alert for its "
+    "In reference books, {name} is filed in the {system} chapter under the drug class "
+    "{class}. Its action can be "
+    "summed up briefly: it {mechanism}. It has an established place in {use}. The normal "
+    "way to give it is {route}. "
+    "Prescribing advice for {name} pays attention to {caution}. Interaction checkers "
+    "raise an alert for its "
     "combination with {interaction}. Among its recognised adverse effects: {side_effect}.",
-    "Class: {class}. This is how formularies label {name}, which they list in the {system} chapter. Prescribers turn "
-    "to it for {use}, and it is normally given {route}. In pharmacological terms, it {mechanism}. Safety advice covers "
-    "{caution}. The interactions section pairs {name} with {interaction}. In the list of undesirable effects, readers "
+    "Class: {class}. This is how formularies label {name}, which they list in the "
+    "{system} chapter. Prescribers turn "
+    "to it for {use}, and it is normally given {route}. In pharmacological terms, it "
+    "{mechanism}. Safety advice covers "
+    "{caution}. The interactions section pairs {name} with {interaction}. In the list of "
+    "undesirable effects, readers "
     "of the label will find {side_effect}.",
 ]
 
 # Words that say nothing about whether two cells mean the same.
 GENERIC = set(
-    "acting agonist analogue and antagonist blocker caused channel chronic direct including inhibitor long low "
-    "maintenance medicine mild moderate other prevention quick receptor relief selective serious severe short such "
-    "symptoms term the treatment type with".split()
+    """
+    acting agonist analogue and antagonist blocker caused channel chronic direct
+    including inhibitor long low maintenance medicine mild moderate other prevention
+    quick receptor relief selective serious severe short such symptoms term the
+    treatment type with
+    """.split()
 )
 # Words that stand for one idea in these cells.
 SAME = {"seizure": "epilepsy", "thrombosi": "clot", "embolism": "clot", "vitamin": "supplement"}
@@ -108,9 +155,17 @@ def render_questions(rows, rng):
             answer = ANSWERS[topic].format(**fields(row))
             for number, phrasing in enumerate(rng.sample(phrasings, 2), 1):
                 question = phrasing.format(**row)
-                messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-                yield {"id": identifier(row, topic, number), "messages": messages,
-                       "source": SOURCE, "group": row["name"], "topic": topic}
+                messages = [
+                    {"role": "user", "content": question},
+                    {"role": "assistant", "content": answer},
+                ]
+                yield {
+                    "id": identifier(row, topic, number),
+                    "messages": messages,
+                    "source": SOURCE,
+                    "group": row["name"],
+                    "topic": topic,
+                }
 
 
 def read(name):
@@ -119,7 +174,7 @@ def read(name):
 
 
 def wrong_choices(row, rows, topic, also_true, rng):
-    """Three cells of other medicines, from three other systems, that are not also true of this one."""
+    """Three cells of other medicines and systems that are not also true of this one."""
     taken = words(row[topic]) | words(also_true.get(row["name"], ""))
     systems, chosen = {row["system"]}, []
     for other in rng.sample(rows, len(rows)):
@@ -139,19 +194,35 @@ def render_choices(rows, rng):
         for topic, question in CHOICE_QUESTIONS.items():
             choices, place = wrong_choices(row, rows, topic, also_true, rng), places.pop()
             choices.insert(place, row[topic])
-            yield {"id": identifier(row, topic, "choice"), "question": question.format(**row), "choices": choices,
-                   "answer": place, "source": SOURCE, "group": row["name"], "topic": topic}
+            yield {
+                "id": identifier(row, topic, "choice"),
+                "question": question.format(**row),
+                "choices": choices,
+                "answer": place,
+                "source": SOURCE,
+                "group": row["name"],
+                "topic": topic,
+            }
 
 
 def render_documents(rows, rng):
     for row in rows:
-        yield {"id": identifier(row, "document"), "title": fields(row)["Name"],
-               "text": rng.choice(DOCUMENTS).format(**fields(row)), "source": SOURCE, "group": row["name"]}
+        yield {
+            "id": identifier(row, "document"),
+            "title": fields(row)["Name"],
+            "text": rng.choice(DOCUMENTS).format(**fields(row)),
+            "source": SOURCE,
+            "group": row["name"],
+        }
 
 
 def render():
     rows, rng = read(SOURCE), random.Random(0)
-    makers = {"questions": render_questions, "choices": render_choices, "documents": render_documents}
+    makers = {
+        "questions": render_questions,
+        "choices": render_choices,
+        "documents": render_documents,
+    }
     files = {}
     for name, make in makers.items():
         lines = [json.dumps(item, ensure_ascii=False) + "\n" for item in make(rows, rng)]
@@ -172,7 +243,10 @@ def main(arguments):
             path.write_bytes(content)
             print(name, content.count(b"\n"), "rows")
     if stale:
-        sys.exit(f"{', '.join(stale)} differ from a fresh render; run: python examples/medicines/render.py")
+        sys.exit(
+            f"{', '.join(stale)} differ from a fresh render; "
+            "run: python examples/medicines/render.py"
+        )
 
 
 if __name__ == "__main__":

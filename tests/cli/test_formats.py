@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import random
 
 import polars
 import pytest
@@ -58,7 +59,9 @@ def test_one_content_in_every_format(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["a.txt", "a.md", "a.txt.gz"])
 def test_plain_text(tmp_path, name):
-    text = "\n\n".join(row["text"] for row in world.texts())
+    # A block of text has about 2,000 characters; twelve of them can be split.
+    draw = random.Random(0)
+    text = "\n\n".join(" ".join(draw.choices(world.PLANTS, k=300)) for _ in range(12))
     opened = gzip.open if name.endswith(".gz") else open
     with opened(tmp_path / name, "wt") as file:
         file.write(text)

@@ -154,12 +154,16 @@ def test_the_kills_reach_every_call_of_the_writer(tmp_path, monkeypatch):
 def test_leftovers_of_an_earlier_life_under_the_same_process_id_do_not_block(tmp_path):
     """In a container every start has the same process id, so its own number proves nothing."""
     me = os.getpid()
-    for name in (f".tmp-{me}-a", f".del-{me}-a"):
+    for name in (f".tmp-{me}.0badcafe-a", f".tmp-{me}-b", f".del-{me}.0badcafe-c"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x").write_text("left by a kill")
+    mine = artifacts.aside(tmp_path / "d", "tmp")
+    mine.mkdir()
     write_folder(tmp_path / "a", "dataset", fill_with("one"))
     write_folder(tmp_path / "a", "dataset", fill_with("two"))
     assert content(tmp_path / "a") == ("two", "twotwo")
+    # "c" lost its name to the kill and has it again; what this process is writing stays.
+    assert {p.name for p in tmp_path.iterdir()} == {"a", "c", mine.name}
 
 
 def test_the_sweep_spares_living_processes_and_other_names(tmp_path):

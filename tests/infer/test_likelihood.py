@@ -174,7 +174,7 @@ def adds_bos(tokenizer):
 def test_a_tokenizer_that_begins_texts_itself_scores_as_in_the_harness():
     base = tiny_base(tokenizer=adds_bos(tiny_tokenizer(bos=True)))
     assert base.tokenizer("a").input_ids[0] == base.tokenizer.bos_token_id
-    pairs = [p for p in random_pairs(5, 16)]
+    pairs = list(random_pairs(5, 16))
     want = harness(base).loglikelihood(instances("loglikelihood", pairs), disable_tqdm=True)
     got = score(base, [Request(*continuation(base.template, *pair)) for pair in pairs])
     for ours, (value, _) in zip(got, want, strict=True):

@@ -79,6 +79,15 @@ def test_code_in_a_pickle_never_runs(folder, tmp_path, allow_pickle):
     assert canary.exists()  # the canary does sing
 
 
+def test_a_decoy_of_safetensors_does_not_open_the_pickle(folder):
+    """Some other .safetensors file beside pickled weights: they are not read for all that."""
+    state = tiny_model("llama").state_dict()
+    make_pickle_only(folder, state)
+    save_file({"x": torch.zeros(1)}, folder / "decoy.safetensors")
+    with pytest.raises(DataError, match="cannot load"):
+        load_base(str(folder))
+
+
 @pytest.mark.parametrize("place", ["config.json", "tokenizer_config.json"])
 def test_code_that_comes_with_a_model_is_refused(folder, tmp_path, place):
     canary = tmp_path / "canary"

@@ -137,7 +137,7 @@ def naive(query, key, value, scale, window, softcap):
 
 
 @pytest.mark.parametrize("softcap", [None, 1.5])
-@pytest.mark.parametrize("window", [None, 3, 8, 20])
+@pytest.mark.parametrize("window", [None, 3, 7, 8, 20])
 @pytest.mark.parametrize("new", [8, 5, 1])
 def test_attention_equals_the_plain_sum(window, softcap, new):
     source = torch.Generator().manual_seed(0)

@@ -66,6 +66,13 @@ def test_white_space_around_the_answer_does_not_move_the_span():
         # Marks the last turn: an earlier one renders differently once more turns follow.
         (CHATML.replace("m.content", "m.content + ('!' if loop.last else '')"), "more turns"),
         (CHATML.replace("m.content", "(m.content if loop.last else '…')"), "more turns"),
+        # Marks the assistant's turn only while it is the last, as thinking models do.
+        (
+            CHATML.replace(
+                "m.content", "m.content + ('!' if loop.last and m.role == 'assistant' else '')"
+            ),
+            "more turns",
+        ),
         # Writes a header at training that is not the header at inference.
         (CHATML.replace("'<|im_start|>assistant\n'", "'<|im_start|>bot\n'"), "more turns"),
         (CHATML.replace("m.content", "m.content | upper"), "changes or drops"),
@@ -130,16 +137,16 @@ def test_rows_are_written_as_they_are_scored():
     assert not row.conversation and (row.file, row.line, row.cut) == ("f", 3, 0)
 
 
-def test_long_texts_become_pieces_that_lose_nothing():
+@pytest.mark.parametrize("size", range(2, 12))
+def test_long_texts_become_pieces_that_lose_nothing_but_a_last_single_token(size):
     template = Template(tiny_tokenizer())
-    text = "the patient takes the tablets " * 9
+    text = "the patient takes the tablets with water"
     ids = template.tokens(text)
-    size = (len(ids) - 1) // 2  # two whole pieces and one of one or two tokens
     rows = encode_rows(template, [Text(id="t", group="t", file="f", line=1, text=text)], size)
-    assert [t for row in rows for t in row.ids] == ids[: len([t for r in rows for t in r.ids])]
-    assert all(2 <= len(row.ids) <= size and all(row.supervised) for row in rows)
+    pieces = [ids[n : n + size] for n in range(0, len(ids), size)]
+    assert [row.ids for row in rows] == [p for p in pieces if len(p) > 1]
     assert [row.id for row in rows] == [f"t#{n}" for n in range(len(rows))]
-    assert len(ids) - sum(len(row.ids) for row in rows) <= 1
+    assert all(all(row.supervised) and not row.conversation for row in rows)
 
 
 def test_a_conversation_beyond_the_limit_says_how_much_is_cut():

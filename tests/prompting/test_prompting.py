@@ -1,5 +1,6 @@
 """Prompts that change no weight: what is shown, in which order, and what never is."""
 
+import itertools
 import math
 import re
 from functools import cache
@@ -242,7 +243,7 @@ def test_passages_cover_every_word_and_overlap():
     parts = passages_of([document])
     pieces = [p.text.split() for p in parts]
     assert pieces[0] == words[:150] and pieces[1][0] == "w128" and pieces[-1][-1] == "w499"
-    for a, b in zip(pieces, pieces[1:], strict=False):
+    for a, b in itertools.pairwise(pieces):
         assert a[-22:] == b[:22]
     assert [p.id for p in parts] == [f"d#{n}" for n in range(len(parts))]
     assert {(p.group, p.title) for p in parts} == {("g", "T")}
@@ -261,7 +262,7 @@ class NoVectors:
 
 
 def bm25(texts, query, k1=1.5, b=0.75):
-    """Lucene's BM25 by hand: idf ln(1 + (N - n + ½) / (n + ½)), tf / (tf + k1 (1 - b + b l / L))."""
+    """Lucene's form by hand: ln(1 + (N - n + ½) / (n + ½)) · tf / (tf + k1 (1 - b + b l / L))."""
     docs = [re.findall(r"[a-z0-9]+", t.lower()) for t in texts]
     mean = sum(map(len, docs)) / len(docs)
     scores = []

@@ -9,13 +9,14 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from domainwright.core.artifacts import read_manifest
-from domainwright.core.errors import DataError
+from domainwright.core.errors import ConfigError, DataError
 from domainwright.curate.dataset import read_dataset
 from domainwright.models.base import load_base
 from domainwright.models.flat import flatten
 from domainwright.studies.api import decide, load_run
 from domainwright.studies.records import read_verdict
 from tests.studies import world
+from tests.tiny import tiny_folder
 
 pytestmark = pytest.mark.usefixtures("quick")
 EVERY = ["zero_shot", "few_shot", "rag", "lora", "lora+rag"]
@@ -95,6 +96,9 @@ def test_scorecards_name_what_they_were_made_from(full):
     parents = read_manifest(full.folder / "trials/lora+rag/scorecard")["parents"]
     adapter = read_manifest(full.folder / "trials/lora/adapter", "adapter")
     assert parents["adapter"] == adapter["hash"]
+    documents = next(s for s in full.verdict.data.sources if s.role == "documents")
+    assert parents[documents.file] == documents.sha256
+    assert documents.file not in read_manifest(full.folder / "trials/lora/scorecard")["parents"]
     assert parents["dataset"] == read_manifest(full.folder / "dataset")["hash"]
     assert parents["base"] == full.verdict.base["sha256"] == adapter["parents"]["base"]
 
@@ -178,6 +182,62 @@ def test_a_failed_strategy_costs_the_others_nothing(tmp_path, base):
     assert failed.status == "failed" and " Fix: " in failed.reason
     assert verdict.recommendation.strategy == "zero_shot"
     assert (tmp_path / "run" / "manifest.json").exists()
+
+
+def test_prompts_beyond_the_context_fail_one_strategy(tmp_path, tmp_path_factory):
+    small = tiny_folder(tmp_path_factory.mktemp("small"), "gpt2")  # 256 learnt positions
+    study = world.study_file(
+        tmp_path,
+        small,
+        strategies=["few_shot", "lora"],
+        prompting={"examples": 12, "context_tokens": 640},
+    )
+    verdict = decide(study, tmp_path / "run").verdict
+    status = {r.name: r.status for r in verdict.strategies}
+    assert status == {"zero_shot": "done", "few_shot": "failed", "lora": "done"}
+    assert "exceed the context of 256 tokens" in verdict.strategies[1].reason
+    with pytest.raises(ConfigError, match="exceed the context"):
+        decide(study, tmp_path / "other", overrides=["evaluate.new_tokens=250"])
+
+
+def test_a_score_of_another_task_is_refused_first(tmp_path, base):
+    study = world.study_file(tmp_path, base, evaluate={"score": "accuracy"})
+    with pytest.raises(ConfigError, match=r"evaluate\.score is 'accuracy', which answers"):
+        decide(study, tmp_path / "run")
+    assert not (tmp_path / "run" / "trials").exists()
+
+
+def test_retention_files_hold_texts_or_choices(tmp_path, base):
+    study = world.study_file(tmp_path, base, evaluate={"retention": "train.jsonl"})
+    with pytest.raises(DataError, match=r"retention: .*train.jsonl holds chat rows"):
+        decide(study, tmp_path / "run")
+
+
+@pytest.mark.parametrize("given", [("test",), ("development",), ("test", "development")])
+def test_parts_that_the_user_gives_are_used_as_given(tmp_path, base, given):
+    parts = {"test": world.PLANTS[:4], "development": world.PLANTS[4:7]}
+    own = {name: world.questions(parts[name]) for name in given}
+    for name, rows in own.items():
+        world.write_lines(tmp_path / f"{name}.jsonl", rows)
+    study = world.study_file(
+        tmp_path,
+        base,
+        world.questions(world.PLANTS[7:]),
+        data={name: f"{name}.jsonl" for name in given},
+    )
+    decided = decide(study, tmp_path / "run")
+    data = check_whole(decided, ["zero_shot", "lora"])
+    found = {"test": data.test, "development": data.dev}
+    for name, rows in own.items():
+        assert {r.id for r in found[name]} == {r["id"] for r in rows}
+    assert data.train and data.dev and data.test
+
+
+def test_the_newest_rows_can_be_the_test(tmp_path, base):
+    rows = [{**row, "date": f"20{n // 3 + 10}-01-01"} for n, row in enumerate(world.questions())]
+    study = world.study_file(tmp_path, base, rows, data={"split_by_date": True})
+    data = check_whole(decide(study, tmp_path / "run"), ["zero_shot", "lora"])
+    assert max(r.date for r in (*data.train, *data.dev)) < min(r.date for r in data.test)
 
 
 def test_one_test_item(tmp_path, base):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from domainwright.core.artifacts import sha256_file
 from domainwright.core.errors import ConfigError
 from domainwright.core.lock import lock
-from domainwright.studies.api import decide, train
+from domainwright.studies.api import decide, train_method
 from domainwright.studies.records import read_verdict
 from tests.studies import world
 
@@ -175,7 +175,9 @@ def test_fresh_on_a_new_folder_is_fine(study, tmp_path):
     assert decide(study, tmp_path / "new", fresh=True).verdict.name
 
 
-@pytest.mark.parametrize("run", [decide, lambda s, f: train(s, "lora", f)], ids=["decide", "train"])
+@pytest.mark.parametrize(
+    "run", [decide, lambda s, f: train_method(s, "lora", f)], ids=["decide", "train"]
+)
 def test_folders_that_cannot_be_used(study, tmp_path, run):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is a file, not a folder"):
@@ -241,12 +243,12 @@ def test_two_processes_in_one_folder(study, tmp_path):
 
 def test_train_writes_an_adapter_and_resumes(study, tmp_path):
     folder = tmp_path / "run"
-    figures = train(study, "lora", folder)
+    figures = train_method(study, "lora", folder)
     assert figures.steps == 6 and (folder / "adapter" / "manifest.json").exists()
     with pytest.raises(ConfigError, match="holds a run"):
-        train(study, "lora", folder)
+        train_method(study, "lora", folder)
     before = load_file(folder / "adapter" / "adapter_model.safetensors")
-    train(study, "lora", folder, resume=True)
+    train_method(study, "lora", folder, resume=True)
     after = load_file(folder / "adapter" / "adapter_model.safetensors")
     assert all((before[k] == after[k]).all() for k in before) and before.keys() == after.keys()
 
@@ -254,6 +256,6 @@ def test_train_writes_an_adapter_and_resumes(study, tmp_path):
 def test_train_leaves_a_study_alone(study, tmp_path):
     decide(study, tmp_path / "run")
     with pytest.raises(ConfigError, match="holds a study"):
-        train(study, "lora", tmp_path / "run")
+        train_method(study, "lora", tmp_path / "run")
     with pytest.raises(ConfigError, match="holds a study"):
-        train(study, "lora", tmp_path / "run", resume=True)
+        train_method(study, "lora", tmp_path / "run", resume=True)

@@ -66,8 +66,7 @@ def texts() -> list[dict[str, Any]]:
             "text": f"The {plant} is a plant of the north. Its leaves are "
             f"{COLOURS[place % 5]} in the {plant} season, and number {place} of our list.",
         }
-        for place, plant in enumerate(PLANTS * 2)
-        if place < 20 or place % 2
+        for place, plant in enumerate(PLANTS)
     ]
 
 

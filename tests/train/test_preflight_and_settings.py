@@ -1,6 +1,7 @@
 """Every check before a run: a fixture that fails it, the message, and one that passes."""
 
 import math
+import re
 
 import pytest
 from jinja2 import Environment
@@ -66,7 +67,7 @@ def test_an_end_of_turn_masked_as_padding_is_refused(base):
         rows[2],
         supervised=[on and i != pad for i, on in zip(rows[2].ids, rows[2].supervised, strict=True)],
     )
-    with pytest.raises(DataError, match="'r2'.*is also the pad token and is masked as padding"):
+    with pytest.raises(DataError, match=r"'r2'.*is also the pad token and is masked as padding"):
         check(base, rows)
 
 
@@ -76,15 +77,22 @@ def test_an_unsupervised_end_of_turn_is_refused():
     base = tiny_base(tokenizer=tokenizer)
     rows = encoded(base)
     rows[1] = changed(rows[1], supervised=[*rows[1].supervised[:-1], False])
-    with pytest.raises(
-        DataError, match="'r1': the end-of-turn token '<|im_end|>' is not"
-    ) as caught:
+    message = re.escape("'r1': the end-of-turn token '<|im_end|>' is not")
+    with pytest.raises(DataError, match=message) as caught:
         check(base, rows)
     assert "supervise the token that closes" in caught.value.fix
 
 
-def test_a_template_that_does_not_close_the_turn_is_refused():
-    base = tiny_base(tokenizer=tiny_tokenizer(CHATML.replace("<|im_end|>", ".")))
+@pytest.mark.parametrize(
+    "chat_template",
+    [
+        CHATML.replace("<|im_end|>", "."),
+        # User turns are closed, the assistant's is not.
+        CHATML.replace("'<|im_end|>", "(m.role == 'user') * '<|im_end|>' + '."),
+    ],
+)
+def test_a_template_that_does_not_close_the_turn_is_refused(chat_template):
+    base = tiny_base(tokenizer=tiny_tokenizer(chat_template))
     with pytest.raises(DataError, match=r"'r0' ends with '.+', not with an end-of-turn token"):
         check(base, encoded(base))
 
@@ -158,7 +166,7 @@ def test_a_template_at_training_unlike_the_one_at_inference_is_refused(base):
     check_template(base, ROWS, rows)
     plain = Template(tiny_tokenizer(None))
     other = [rows[0], encode_rows(plain, ROWS[1:2], 100)[0]]
-    with pytest.raises(DataError, match="'r1' is trained on another template.*token 0 is in"):
+    with pytest.raises(DataError, match=r"'r1' is trained on another template.*token 0 is in"):
         check_template(base, ROWS, other)
     # Cut inside the prompt, what is left still has to agree.
     short = encode_rows(base.template, ROWS, 5)

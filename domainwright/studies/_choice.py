@@ -1,0 +1,81 @@
+"""What a study runs and by what it is decided, where the study file leaves it open."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from domainwright.core.errors import ConfigError
+from domainwright.core.records import Chat, Row
+from domainwright.methods import METHODS
+from domainwright.studies.judge import REFERENCE
+from domainwright.studies.records import StrategyResult
+
+LONG_WORDS = 40
+"""Median length of the answers from which ROUGE-L decides: it looks at word order, which
+matters once answers have several sentences."""
+
+
+def strategies(
+    wanted: Sequence[str], task: str, *, documents: bool
+) -> tuple[list[str], list[StrategyResult]]:
+    """(names to run, the reference first; what is skipped and why)."""
+    is_text = task == "texts"
+    if tuple(wanted) == ("auto",):
+        names = [REFERENCE] if is_text else [REFERENCE, "few_shot", "rag"]
+        names += ["lora"] if is_text or not documents else ["lora", "lora+rag"]
+    else:
+        names = list(wanted)
+    # Everything is compared with the plain prompt, so it always runs, and runs first.
+    names = [REFERENCE, *(n for n in names if n != REFERENCE)]
+    skipped = [
+        StrategyResult(
+            name=n,
+            kind=kind(n),
+            status="skipped",
+            reason="Plain text has no question to put examples or passages in front of.",
+        )
+        for n in names
+        if is_text and {"few_shot", "rag"} & set(n.split("+"))
+    ]
+    return [n for n in names if n not in {s.name for s in skipped}], skipped
+
+
+def score_name(wanted: str, task: str, offered: Sequence[str], rows: Sequence[Row]) -> str:
+    """The score that decides.
+
+    Raises:
+        ConfigError: the task does not have the score asked for.
+    """
+    if wanted == "auto":
+        words = [len(r.answer.split()) for r in rows[:400] if isinstance(r, Chat)]
+        long = bool(words) and float(np.median(words)) > LONG_WORDS
+        return offered[1] if task == "answers" and long else offered[0]
+    if wanted not in offered:
+        raise ConfigError(
+            f"evaluate.score is {wanted!r}, which {task} do not have.",
+            f"use one of: {', '.join(offered)}.",
+        )
+    return wanted
+
+
+def parts(name: str) -> tuple[str | None, str]:
+    """(method or None, prompting strategy) of a strategy's name."""
+    named = name.split("+")
+    method = next((p for p in named if p in METHODS.names()), None)
+    return method, next((p for p in named if p != method), REFERENCE)
+
+
+def kind(name: str) -> Any:
+    method, _ = parts(name)
+    return "prompting" if method is None else "combination" if "+" in name else "method"
+
+
+def failed(name: str, why: Exception) -> StrategyResult:
+    """A strategy that could not be measured, which must not cost the others their verdict."""
+    return StrategyResult(
+        name=name,
+        kind=kind(name),
+        status="failed",
+        reason=str(why).replace("\n  fix:", " Fix:"),
+    )

@@ -1,0 +1,68 @@
+"""Figures about this machine, against the system's own."""
+
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from domainwright.core import machine
+from domainwright.core.progress import Step, quiet
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+
+def test_the_facts_of_a_report():
+    facts = machine.describe()
+    assert set(facts) == {"processor", "cores", "memory_gb", "system", "python"}
+    assert facts["cores"] == machine.cores() <= (os.cpu_count() or 1)
+    assert facts["processor"] and facts["memory_gb"] == round(machine.memory_gb(), 1) > 0
+    assert facts["python"] == sys.version.split()[0]
+
+
+@linux
+def test_the_memory_is_that_of_the_container(tmp_path, monkeypatch):
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    assert 0 < machine.memory_gb() <= whole
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(machine, "Path", lambda _: limit)
+    for text, want in (("max\n", whole), ("2000000000\n", 2.0), (str(10**18), whole)):
+        limit.write_text(text)
+        assert machine.memory_gb() == pytest.approx(want)
+
+
+PEAK = """
+from domainwright.core import machine
+before = machine.peak_rss_mib()
+block = bytearray(b"x") * (120 * 2**20)
+with_block = machine.peak_rss_mib()
+del block
+kept = machine.peak_rss_mib()
+machine.reset_peak()
+print(before, with_block, kept, machine.peak_rss_mib())
+"""
+
+
+@linux
+def test_the_peak_of_memory_is_measured_and_starts_anew():
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK], capture_output=True, text=True, timeout=60, check=True
+    )
+    before, with_block, kept, after = map(int, done.stdout.split())
+    assert with_block == kept and 110 <= with_block - before <= 140
+    if os.access("/proc/self/clear_refs", os.W_OK):
+        assert after < with_block - 100
+
+
+def test_without_proc_the_peak_is_that_of_the_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "STATUS", tmp_path / "none")
+    monkeypatch.setattr(machine, "CLEAR", tmp_path / "no" / "folder")
+    machine.reset_peak()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    assert machine.peak_rss_mib() == pytest.approx(peak // unit, abs=1)
+
+
+def test_progress_can_be_ignored():
+    assert quiet(Step("stage", 1, 2)) is None
