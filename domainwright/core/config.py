@@ -14,6 +14,15 @@ from domainwright.core.errors import ConfigError
 
 C = TypeVar("C")
 
+KINDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    dict: "settings, as `name: value` lines",
+}
+"""What a person calls a type."""
+
 
 def from_mapping(cls: type[C], data: Mapping[str, Any], where: str) -> C:
     """Build the dataclass `cls` from parsed YAML or JSON, nested dataclasses included.
@@ -82,10 +91,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         and (hint is bool or (value is not True and value is not False))
     ):
         return value
-    name = getattr(hint, "__name__", str(hint))
+    name = KINDS.get(origin or hint) or getattr(hint, "__name__", str(hint))
     # YAML 1.1 reads "1e-3" as text; say so instead of "expected float".
     hint_text = " (write 1.0e-3, YAML reads 1e-3 as text)" if hint is float else ""
-    raise ConfigError(f"{where} is {value!r}.", f"give a {name}{hint_text}.")
+    raise ConfigError(f"{where} is {value!r}.", f"give {name}{hint_text}.")
 
 
 def as_mapping(settings: Any) -> dict[str, Any]:

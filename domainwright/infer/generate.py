@@ -86,11 +86,12 @@ def answer(
     Raises:
         ConfigError: a prompt and its answer do not fit into the base's context.
     """
-    longest = max((len(p) for p in prompts), default=0)
-    room = max([new_tokens, *map(len, references or ())])
-    if longest + room > base.context:
+    rooms = [max(new_tokens, len(r)) for r in references or [[] for _ in prompts]]
+    room = max(rooms, default=0)
+    over = [len(p) for p, r in zip(prompts, rooms, strict=True) if len(p) + r > base.context]
+    if over:
         raise ConfigError(
-            f"A prompt of {longest} tokens and an answer of {room} exceed the context of "
+            f"A prompt of {max(over)} tokens and an answer of up to {room} exceed the context of "
             f"{base.context} tokens of {base.source.name}.",
             "lower the context budget or the number of new tokens.",
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from domainwright.core.artifacts import sha256_json
@@ -53,11 +54,14 @@ class Encoder:
         if cache is None:
             return self._encode(texts, listen)
         file = cache / f"{sha256_json([str(self.model.dtype), *texts])[:24]}.safetensors"
-        if not file.is_file():
-            cache.mkdir(parents=True, exist_ok=True)
-            # save_file writes under a temporary name and renames: never half a file.
-            save_file({"vectors": torch.from_numpy(self._encode(texts, listen))}, file)
-        return load_file(file)["vectors"].numpy()
+        try:
+            return load_file(file)["vectors"].numpy()
+        except (OSError, SafetensorError):
+            vectors = self._encode(texts, listen)  # never made, or damaged: made anew
+        cache.mkdir(parents=True, exist_ok=True)
+        # save_file writes under a temporary name and renames: never half a file.
+        save_file({"vectors": torch.from_numpy(vectors)}, file)
+        return vectors
 
     def _encode(self, texts: Sequence[str], listen: Listener) -> np.ndarray:
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from domainwright.evaluate.metrics import SCORES
 from domainwright.evaluate.records import Item
 from domainwright.evaluate.retained import Change, Retained
 from domainwright.maths.bootstrap import Interval, interval
@@ -76,7 +77,8 @@ def recommend(
 ) -> Recommendation:
     """The best strategy within the forgetting limit; among equals, the cheapest.
 
-    Equal: the paired interval of the best minus it contains zero. Cheapest: fewest tokens
+    Equal: the paired interval of the best minus it contains zero and, for written answers, the
+    best is not surer of the references. Cheapest: fewest tokens
     per answer, untrained before trained.
     """
     done = [r for r in results if r.status == "done" and r.score is not None]
@@ -111,10 +113,17 @@ def recommend(
         if lead.decided and lead.mean > 0:
             reasons.append(f"{best.name} beats {other.name} by {unit(score).changes(lead)}.")
         elif other.name == REFERENCE or _better(other):
-            equal.append(other)
             reasons.append(
                 f"{best.name} and {other.name} cannot be told apart ({unit(score).changes(lead)})."
             )
+            surer = _surer(items[best.name], items[other.name], score)
+            if surer is None:
+                equal.append(other)
+            else:
+                reasons.append(
+                    f"But {best.name} is surer of the right answers: its loss on them is lower by "
+                    f"{surer.mean:.2f} [{surer.low:.2f}, {surer.high:.2f}] nats per token."
+                )
         else:
             reasons.append(f"{other.name} is not significantly better than the plain prompt.")
     winner = min([best, *equal], key=_cost)
@@ -130,6 +139,23 @@ def recommend(
         reasons=reasons,
         sentence=_sentence(winner, done, score, max_forgetting),
     )
+
+
+def _surer(best: Sequence[Item], other: Sequence[Item], score: str) -> Interval | None:
+    """By how many nats per token `best` is surer of the references, if that is decided.
+
+    A mark of a written answer counts words. It can miss that one strategy knows the facts and
+    another only writes in their style; the loss on the reference does not.
+    """
+    if score not in SCORES:
+        return None
+    gap = interval(_losses(other) - _losses(best), [x.group for x in best])
+    return gap if gap.decided and gap.mean > 0 else None
+
+
+def _losses(items: Sequence[Item]) -> np.ndarray:
+    """Mean loss per token of each item's reference."""
+    return np.array([(x.loss or 0.0) / max(1, x.loss_tokens) for x in items])
 
 
 def _better(result: StrategyResult) -> bool:

@@ -1,5 +1,6 @@
 """How long and how hard one run trains."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,7 +64,7 @@ class TrainSettings:
                     "give a share of the run such as 0.05, not a number of steps.",
                 )
         for name in ("epochs", "clip"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(
                     f"train.{name} is {getattr(self, name)}.", "give a number above 0."
                 )

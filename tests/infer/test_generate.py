@@ -146,7 +146,7 @@ def test_no_prompt_gives_no_answer_and_a_long_one_is_refused():
     assert answer(base, [], new_tokens=4) == []
     assert len(answer(base, documents((250,)), new_tokens=6)[0].ids) <= 6
     with pytest.raises(
-        ConfigError, match="250 tokens and an answer of 7 exceed the context of 256"
+        ConfigError, match="250 tokens and an answer of up to 7 exceed the context of 256"
     ):
         answer(base, documents((250,)), new_tokens=7)
 
@@ -191,7 +191,7 @@ def own_greedy(base, prompt, count):
 
 def test_a_reference_that_does_not_fit_is_refused():
     base = tiny_base()
-    with pytest.raises(ConfigError, match="250 tokens and an answer of 9 exceed"):
+    with pytest.raises(ConfigError, match="250 tokens and an answer of up to 9 exceed"):
         answer(base, documents((250,)), references=documents((9,)), new_tokens=2)
 
 
@@ -218,3 +218,13 @@ def test_bfloat16_answers_are_written():
         base = tiny_base(family, torch.bfloat16)
         got = answer(base, documents((5, 9)), new_tokens=6)
         assert all(a.ids for a in got)
+
+
+def test_a_long_reference_of_another_row_refuses_nothing():
+    """Each row's own prompt and reference must fit, not the longest of each."""
+    base = tiny_base("llama")
+    prompts, references = [[3] * 240, [4] * 5], [[5] * 4, [6] * 100]
+    both = answer(base, prompts, new_tokens=4, references=references)
+    alone = answer(base, prompts[1:], new_tokens=4, references=references[1:])
+    assert both[1].ids == alone[0].ids
+    assert both[1].reference.tokens == 100

@@ -12,6 +12,7 @@ from domainwright.core.errors import CapabilityError
 from domainwright.infer.generate import answer
 from domainwright.models import embedded
 from domainwright.models.base import load_base
+from domainwright.models.encoder import default_encoder as embedded_encoder
 from tests.tiny import chat
 
 needs_package = pytest.mark.skipif(
@@ -120,3 +121,13 @@ def test_kept_vectors_are_read_and_not_made_again(tmp_path, monkeypatch):
     other = default_encoder().encode(texts[::-1], cache=tmp_path / "vectors")
     assert made == [1] and not np.array_equal(other, want)
     assert len(list((tmp_path / "vectors").iterdir())) == 2
+
+
+@pytest.mark.embedded
+def test_damaged_cached_vectors_are_made_anew(tmp_path):
+    encoder = embedded_encoder()
+    first = encoder.encode(["warfarin"], cache=tmp_path)
+    (kept,) = tmp_path.iterdir()
+    kept.write_bytes(kept.read_bytes()[:40])
+    np.testing.assert_array_equal(encoder.encode(["warfarin"], cache=tmp_path), first)
+    assert len(kept.read_bytes()) > 40

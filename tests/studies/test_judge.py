@@ -9,7 +9,7 @@ from domainwright.studies.judge import compare, measured_detectable, recommend, 
 from tests.studies.verdicts import absent, result
 
 
-def items(marks, groups=None, *, tokens=100):
+def items(marks, groups=None, *, tokens=100, loss=None):
     return [
         Item(
             id=f"i{n}",
@@ -19,14 +19,18 @@ def items(marks, groups=None, *, tokens=100):
             reply="",
             mark=Mark(float(mark), True),
             tokens_in=tokens,
+            loss=None if loss is None else loss + 0.1 * (n % 3),
+            loss_tokens=0 if loss is None else 10,
         )
         for n, mark in enumerate(marks)
     ]
 
 
-def study(marks, *, kinds=None, lost=None, tokens=None, score="exact_match", limit=0.05, failed=()):
+def study(
+    marks, *, lost=None, tokens=None, score="exact_match", limit=0.05, failed=(), losses=None
+):
     """Advice on strategies given by their marks."""
-    given = {name: items(m) for name, m in marks.items()}
+    given = {name: items(m, loss=(losses or {}).get(name)) for name, m in marks.items()}
     differences = compare(given)
     results = []
     for name, mine in given.items():
@@ -63,6 +67,22 @@ def test_a_tie_goes_to_the_cheaper():
     assert any(r.startswith("rag and lora cannot be told apart") for r in advice.reasons)
     assert advice.reasons[-1].startswith("lora is the cheaper: 80 tokens per answer against 500")
     assert advice.sentence.startswith("Use lora: ")
+
+
+def test_equal_marks_are_no_tie_where_one_is_surer_of_the_answers():
+    """Style earns words; the loss on the references shows who knows the facts."""
+    advice = study(
+        {"zero_shot": NO, "lora+rag": YES, "lora": [1] * 39 + [0]},
+        tokens={"lora+rag": 300.0, "lora": 50.0},
+        losses={"zero_shot": 20.0, "lora+rag": 5.0, "lora": 12.0},
+    )
+    assert advice.strategy == "lora+rag"
+    assert any(
+        r.startswith(
+            "But lora+rag is surer of the right answers: its loss on them is lower by 0.70"
+        )
+        for r in advice.reasons
+    )
 
 
 def test_among_equally_many_tokens_untrained_wins():

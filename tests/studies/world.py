@@ -14,7 +14,7 @@ import yaml
 from tests.tiny import tiny_model, tiny_tokenizer
 
 PLANTS = tuple(
-    "alder birch cedar daisy elder fern gorse hazel iris juniper "  # noqa: SIM905
+    "alder birch cedar daisy elder fern gorse hazel iris juniper "
     "kale lilac maple nettle olive poppy quince rowan sorrel thyme".split()
 )
 COLOURS = ("red", "blue", "green", "white", "black")
