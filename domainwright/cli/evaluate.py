@@ -25,11 +25,15 @@ def evaluate(
     if as_json:
         print(json.dumps(found, ensure_ascii=False))
         return
-    low, high = found["low"], found["high"]
-    print(
-        f"{found['score']} {found['mean']:.4f} [95 % {low:.4f}, {high:.4f}] "
-        f"on {found['items']} rows of {data}"
-    )
+    from domainwright.maths.bootstrap import Interval
+    from domainwright.studies._format import measure, unit
+
+    score = unit(found["score"])
+    span = score.levels(Interval(found["mean"], found["low"], found["high"]))
+    print(f"{score.label} {span}, 95 % interval, on {found['items']} rows of {data}")
     for name, value in found["metrics"].items():
-        print(f"  {name} {value:.4f}")
+        if name == "answer_loss":
+            print(f"  {measure(name)} {value:.4f}")
+        elif name != found["score"]:
+            print(f"  {measure(name)} {unit(name).level(value)}")
     print(f"  parsed {found['parsed']:.1%}")

@@ -13,8 +13,9 @@ from domainwright.evaluate.retained import shipped_suite
 from domainwright.infer.generate import answer
 from domainwright.methods import METHODS
 from domainwright.methods._adapter import Adapter
-from domainwright.models.base import Base, load_base
+from domainwright.models.base import Base
 from domainwright.prompting._sources import PromptSettings, Sources
+from domainwright.studies._base import base_of
 from domainwright.studies._folder import OF_RUN, STUDY_FILE, claim, ours
 from domainwright.studies.data import prepare
 from domainwright.studies.decide import decide as run_study
@@ -153,14 +154,7 @@ def train_method(
         )
     write_resolved(settings, folder / STUDY_FILE)
     data = prepare(settings, folder)
-    base = load_base(
-        settings.base,
-        dtype=settings.dtype,
-        device=settings.device,
-        revision=settings.revision,
-        allow_pickle=settings.allow_pickle,
-        trust_remote_code=settings.trust_remote_code,
-    )
+    base = base_of(settings)
     tuned = tune(
         base,
         method,
@@ -202,7 +196,7 @@ def load_run(folder: str | Path, strategy: str | None = None) -> Run:
                 "leave --strategy out.",
             )
         study = read_study(folder / STUDY_FILE)
-        base = _base(study)
+        base = base_of(study)
         return Run(base, _adapter(base, folder / "adapter"), None, study.prompting, "adapter")
     raise DataError(
         f"{folder} holds no finished study and no run.",
@@ -238,7 +232,7 @@ def _load(study: StudySettings, folder: Path, strategy: str) -> Run:
     from domainwright.curate.read import read_all
     from domainwright.prompting import PROMPTINGS
 
-    base = _base(study)
+    base = base_of(study)
     adapter, prompter = None, None
     for part in strategy.split("+"):
         if part in METHODS.names():
@@ -261,17 +255,6 @@ def _load(study: StudySettings, folder: Path, strategy: str) -> Run:
             )
         )
     return Run(base, adapter, prompter, study.prompting, strategy)
-
-
-def _base(study: StudySettings) -> Base:
-    return load_base(
-        study.base,
-        dtype=study.dtype,
-        device=study.device,
-        revision=study.revision,
-        allow_pickle=study.allow_pickle,
-        trust_remote_code=study.trust_remote_code,
-    )
 
 
 def _adapter(base: Base, folder: Path) -> Adapter:

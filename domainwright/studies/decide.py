@@ -26,10 +26,11 @@ from domainwright.evaluate.records import Item
 from domainwright.evaluate.retained import Retained, Suite, change, measure, shipped_suite
 from domainwright.evaluate.tasks import TASKS
 from domainwright.maths.significance import detectable
-from domainwright.models.base import Base, load_base
+from domainwright.models.base import Base
 from domainwright.models.forms import Prompt
 from domainwright.prompting import PROMPTINGS
 from domainwright.prompting._sources import Sources
+from domainwright.studies._base import base_of
 from domainwright.studies._choice import failed, kind, parts, score_name, strategies
 from domainwright.studies._folder import OF_STUDY, STUDY_FILE, claim, open_study
 from domainwright.studies._scorecards import read_items, write_items
@@ -101,14 +102,7 @@ class _Study:
         self.listen(Step("read data", 0, 1))
         self.data: StudyData = prepare(study, self.folder)
         self.listen(Step("load base", 0, 1))
-        self.base: Base = load_base(
-            study.base,
-            dtype=study.dtype,
-            device=study.device,
-            revision=study.revision,
-            allow_pickle=study.allow_pickle,
-            trust_remote_code=study.trust_remote_code,
-        )
+        self.base: Base = base_of(study)
         self.task = TASKS.get(self.data.task)
         self.score = score_name(
             study.evaluate.score, self.data.task, self.task.scores, self.data.split.train

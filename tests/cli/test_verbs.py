@@ -239,7 +239,7 @@ def test_evaluate_a_base_and_a_run(dw, study, run, base):
     tuned = evaluated(dw, run, "--data", file, "-n", "3", "--new-tokens", "3")
     assert tuned["strategy"] == read_verdict(run / "verdict.json").recommendation.strategy
     said = dw("evaluate", base, "--data", file, "-n", "2", "--new-tokens", "3")
-    assert said.code == 0 and re.match(r"token_f1 \d\.\d{4} \[95 % ", said.out)
+    assert said.code == 0 and re.match(r"token F1 \d\.\d+ \[\d\.\d+, ", said.out)
 
 
 def test_evaluate_other_kinds_of_rows(dw, base, tmp_path):
@@ -247,6 +247,8 @@ def test_evaluate_other_kinds_of_rows(dw, base, tmp_path):
     assert evaluated(dw, base, "--data", quiz, "-n", "4")["score"] == "accuracy_norm"
     plain = world.write_lines(tmp_path / "plain.jsonl", world.texts())
     assert evaluated(dw, base, "--data", plain, "-n", "4")["score"] == "negative_bits_per_byte"
+    said = dw("evaluate", base, "--data", plain, "-n", "4")
+    assert re.match(r"bits per byte \d+\.\d+ \[", said.out), "lower is better: no minus sign"
 
 
 def test_evaluate_refuses(dw, base, tmp_path, study):
