@@ -102,7 +102,32 @@ def recommend(
         )
         return _keep(eligible, score, reasons)
     best = max(better, key=lambda r: r.score.mean if r.score else -np.inf)
-    equal = []
+    equal, compared = _equals(best, eligible, items, score)
+    reasons += compared
+    winner = min([best, *equal], key=_cost)
+    if winner is not best:
+        reasons.append(
+            f"{winner.name} is the cheaper: {_tokens(winner):.0f} tokens per answer "
+            f"against {_tokens(best):.0f}."
+        )
+    if winner.name == REFERENCE:
+        return _keep(eligible, score, reasons)
+    return Recommendation(
+        strategy=winner.name,
+        reasons=reasons,
+        sentence=_sentence(winner, done, score, max_forgetting),
+    )
+
+
+def _equals(
+    best: StrategyResult,
+    eligible: Sequence[StrategyResult],
+    items: Mapping[str, Sequence[Item]],
+    score: str,
+) -> tuple[list[StrategyResult], list[str]]:
+    """(strategies as good as the best, what every comparison showed)."""
+    reasons: list[str] = []
+    equal: list[StrategyResult] = []
     for other in eligible:
         if other is best:
             continue
@@ -126,19 +151,7 @@ def recommend(
                 )
         else:
             reasons.append(f"{other.name} is not significantly better than the plain prompt.")
-    winner = min([best, *equal], key=_cost)
-    if winner is not best:
-        reasons.append(
-            f"{winner.name} is the cheaper: {_tokens(winner):.0f} tokens per answer "
-            f"against {_tokens(best):.0f}."
-        )
-    if winner.name == REFERENCE:
-        return _keep(eligible, score, reasons)
-    return Recommendation(
-        strategy=winner.name,
-        reasons=reasons,
-        sentence=_sentence(winner, done, score, max_forgetting),
-    )
+    return equal, reasons
 
 
 def _surer(best: Sequence[Item], other: Sequence[Item], score: str) -> Interval | None:
