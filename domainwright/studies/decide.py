@@ -183,7 +183,6 @@ class _Study:
                 return failed(name, outcome)
             adapter_hash, training = outcome.hash, outcome.training
             context = outcome.adapter.attached()
-            outcome.adapter.detach()
             now = self._retained(method, outcome.adapter.attached(), adapter_hash)
             retention = retention_record(now, change(before, now))
         else:

@@ -33,7 +33,7 @@ LARGE = 1_000_000_000
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuned:
     adapter: Adapter
-    """Attached, in its best state."""
+    """In its best state, not attached."""
     training: Training
     set_aside: list[SetAside]
     hash: str

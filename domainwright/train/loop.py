@@ -81,15 +81,20 @@ def train(
     listen: Listener = quiet,
     stop: Callable[[], bool] = lambda: False,
 ) -> Trained:
-    """Run the loop; afterwards the adapter holds the best state, attached.
+    """Run the loop; afterwards the adapter holds the best state, and the base is bare again.
 
     Raises:
         RunFailed: diverged, a zero gradient, nothing changed, nothing learned, or every state
             forgets more than the limit.
         Interrupted: `stop()` said so; the checkpoint is written.
     """
+    # However the run ends: what is measured next must not have a failed adapter on it.
+    with job.adapter.attached():
+        return _train(job, resume, listen, stop)
+
+
+def _train(job: Job, resume: bool, listen: Listener, stop: Callable[[], bool]) -> Trained:
     adapter, settings, base = job.adapter, job.settings, job.base
-    adapter.attach()
     parameters = [p for p in adapter.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(
         parameters,

@@ -54,10 +54,10 @@ def test_a_run_measures_itself(tmp_path):
     assert lines == list(got.history) and [line["step"] for line in lines] == list(range(7))
     # Losses are watched at the start and at three checks.
     assert [n for n, line in enumerate(lines) if "development_loss" in line] == [0, 2, 4, 6]
-    # The adapter is attached, in its best state.
-    assert loop.mean_loss(job, job.development) == pytest.approx(got.best_loss)
-    with job.base.hooks.disabled():
-        assert loop.mean_loss(job, job.development) == pytest.approx(base_loss)
+    # The adapter holds its best state, and the base is bare again.
+    assert loop.mean_loss(job, job.development) == pytest.approx(base_loss)
+    with job.adapter.attached():
+        assert loop.mean_loss(job, job.development) == pytest.approx(got.best_loss)
 
 
 def test_the_best_state_is_kept_not_the_last(tmp_path, monkeypatch):
@@ -115,6 +115,16 @@ def test_a_run_that_learns_nothing_fails(tmp_path):
     job = make_job(tmp_path, base=base, rate=0.05, steps=4, development=[greedy])
     with pytest.raises(RunFailed, match=r"learned nothing: the best development loss is \d"):
         train(job)
+
+
+def test_a_failed_run_leaves_the_base_bare(tmp_path):
+    """The study goes on with other strategies: none may be measured with the failed adapter on."""
+    job = make_job(tmp_path, rate=1e4, steps=30)
+    flat = flatten([[5, 6, 7]])
+    before = job.base.hidden(flat)
+    with pytest.raises(RunFailed):
+        train(job)
+    assert torch.equal(job.base.hidden(flat), before)
 
 
 def test_a_rate_that_diverges_fails(tmp_path):
