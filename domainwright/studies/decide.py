@@ -149,6 +149,7 @@ class _Study:
             self.data.split.train,
             len(self.data.split.test),
             names,
+            self.data.documents,
         )
         write_json(path, asdict(plan))
         return plan
