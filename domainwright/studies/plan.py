@@ -31,8 +31,10 @@ RETENTION_TOKENS = 19_000
 """Tokens of the shipped retention suite, every choice with its question."""
 MOST_ITEMS, FEWEST_ITEMS = 200, 20
 ANSWER_TOKENS = 128
+CHECK_TOKENS = 9_000
+"""Tokens of one check during training: development rows and general texts, at most."""
 ASK_SHARE, TRAIN_SHARE = 0.45, 0.45
-"""Shares of the budget that is left after retention and search; the rest is for checks."""
+"""Shares of the budget that is left after retention, checks and search; the rest reads data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,7 @@ def make_plan(
         if not set(s.split("+")) <= {"zero_shot", "few_shot", "rag"}
     }
     fixed = (1 + len(trained)) * RETENTION_TOKENS / read
+    fixed += len(trained) * (1 + study.train.checks) * CHECK_TOKENS / read
     if any("rag" in s for s in strategies):
         # About four characters a token; exact counts would cost more than they are worth here.
         fixed += sum(len(d.text) for d in documents) / 4 / (ENCODER_FACTOR * read)

@@ -340,3 +340,17 @@ def test_too_small_a_test_set_is_refused_before_anything_is_measured(tmp_path, b
 def test_the_base_is_untouched_by_a_study(full, base):
     again = load_base(str(base), dtype="float32")
     assert again.sha256 == full.verdict.base["sha256"]
+
+
+def test_long_development_rows_are_watched_in_part(monkeypatch):
+    """Checks must not cost more than the training they watch."""
+    from domainwright.models.forms import TrainRow
+    from domainwright.studies import tune
+
+    rows = [TrainRow(str(n), [1] * 500, [True] * 500) for n in range(30)]
+    monkeypatch.setattr(tune, "encode_rows", lambda *_: rows)
+    monkeypatch.setattr(tune, "limit", lambda *_: 1024)
+    base = type("Base", (), {"template": None})
+    assert len(tune._watched(base, rows, None)) == 12
+    rows[:] = [TrainRow("0", [1] * 5000, [True] * 5000)] * 30
+    assert len(tune._watched(base, rows, None)) == tune.FEWEST_WATCHED
