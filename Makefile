@@ -34,8 +34,9 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Side by side with TRL + PEFT where they are installed: `pip install -e '.[bench]' -c constraints.txt`.
+# Side by side with TRL + PEFT, which only this target installs.
 bench: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]' -c constraints.txt
 	$(BIN)/python -m bench.beside_trl
 
 constraints: setup

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -54,9 +54,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any
             tensors = {name.removeprefix(PREFIX): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (ValueError, OSError) as error:
         raise DataError(f"{folder} cannot be read ({error}).", "save the adapter again.") from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
+    except SafetensorError as error:
         raise DataError(f"{paths[1]} is damaged ({error}).", "save the adapter again.") from error
     return config, tensors, noted
 

@@ -33,6 +33,7 @@ from domainwright.prompting._sources import Sources
 from domainwright.studies._base import base_of
 from domainwright.studies._choice import failed, kind, parts, score_name, strategies
 from domainwright.studies._folder import OF_STUDY, STUDY_FILE, claim, open_study
+from domainwright.studies._format import unit
 from domainwright.studies._scorecards import read_items, write_items
 from domainwright.studies.card import model_card
 from domainwright.studies.data import StudyData, prepare
@@ -134,7 +135,9 @@ class _Study:
         results = []
         for name in names:
             results.append(self._trial(name, before))
-            self.listen(Step("strategies", len(results), len(names), _facts(results[-1])))
+            self.listen(
+                Step("strategies", len(results), len(names), _facts(results[-1], self.score))
+            )
         return self._verdict([*results, *skipped], before, expected)
 
     def _plan(self, names: Sequence[str]) -> Plan:
@@ -385,7 +388,7 @@ class _Study:
         return shown
 
 
-def _facts(result: StrategyResult) -> dict[str, str]:
+def _facts(result: StrategyResult, score: str) -> dict[str, str]:
     if result.score is None:
         return {result.name: result.status}
-    return {result.name: f"score {result.score.mean:.3f}"}
+    return {result.name: f"{unit(score).label} {unit(score).levels(result.score)}"}
