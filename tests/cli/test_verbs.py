@@ -98,7 +98,7 @@ def test_decide_prints_the_verdict(run):
     assert "report   " in said.out and f"dw chat {run}" in said.out
     assert re.search(r"^read data  0/1$", said.err, re.MULTILINE)
     assert re.search(r"^train lora  6/6  loss \d", said.err, re.MULTILINE)
-    assert re.search(r"^strategies  3/3  lora\+rag score \d", said.err, re.MULTILINE)
+    assert re.search(r"^strategies  3/3  lora\+rag token F1 \d", said.err, re.MULTILINE)
     assert clean(said.out) and clean(said.err)
 
 
