@@ -1,9 +1,9 @@
 """Attention over packed documents, as a plug-in that every architecture of transformers calls.
 
 A flat batch holds many documents one after the other in one row. Each document attends
-causally to itself and to nothing else, so the result equals running it alone. On a CPU no
-library kernel skips the blocks of a document mask, so documents are attended one by one:
-the work is the sum of squares of their lengths, not the square of the sum.
+causally to itself, its ancestors and nothing else, so the result equals running it alone.
+On a CPU no library kernel skips the blocks of a document mask, so documents are attended
+one by one: the work is the sum of squares of their lengths, not the square of the sum.
 
 Dimension key: B batch, H heads, K key/value heads, T tokens, h head size.
 """
@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface
+
+from domainwright.models.flat import chain
 
 NAME = "domainwright"
 """Name under which the plug-in is registered with transformers."""
@@ -32,6 +34,7 @@ def attend(
     softcap: float | None = None,
     cu_seq_lens_q: Tensor | None = None,
     document_bounds: tuple[int, ...] | None = None,
+    document_parents: tuple[int | None, ...] = (),
     **_: Any,
 ) -> tuple[Tensor, None]:
     """The attention of one layer.
@@ -40,6 +43,7 @@ def attend(
         query: (B, H, T, h); key, value: (B, K, S, h).
         attention_mask: boolean (B, 1, T, S), True where a query may look; None is causal.
         document_bounds: first token of each document and the total, on a flat batch (B = 1).
+        document_parents: the document that each one continues, as in `Flat`.
 
     Returns:
         (B, T, H, h) and None in the place of the weights, as transformers expects.
@@ -49,14 +53,19 @@ def attend(
         lengths = [b - a for a, b in pairwise(document_bounds)]
         # split, not slices: the gradient of a slice is a zero-filled tensor of the whole batch,
         # one per document; that of a split is one concatenation.
-        documents = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
-        parts = [
-            _attend_one(q, k, v, None, scale, sliding_window, softcap, dropout)
-            for q, k, v in documents
-        ]
+        queries, keys, values = (x.split(lengths, dim=2) for x in (query, key, value))
+        parts = []
+        for number, q in enumerate(queries):
+            seen = chain(document_parents, number)
+            k, v = (_joined([x[i] for i in seen]) for x in (keys, values))
+            parts.append(_attend_one(q, k, v, None, scale, sliding_window, softcap, dropout))
         return torch.cat(parts, dim=2).transpose(1, 2), None
     out = _attend_one(query, key, value, attention_mask, scale, sliding_window, softcap, dropout)
     return out.transpose(1, 2), None
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
 def _attend_one(

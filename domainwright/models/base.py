@@ -10,6 +10,7 @@ once, by a probe at load time, and never guessed:
 Dimension key: T tokens, D hidden size, N chosen positions, V vocabulary.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from domainwright.core.errors import CapabilityError, DataError
 from domainwright.models import attention
 from domainwright.models.embedded import quiet_transformers
-from domainwright.models.flat import Flat, flatten
+from domainwright.models.flat import Flat, chain, flatten
 from domainwright.models.hooks import Hooks
 from domainwright.models.resolve import Source, check_safe, resolve, weights_hash
 from domainwright.models.template import Template
@@ -80,10 +81,12 @@ class Base:
         """Final hidden states (T, D) of a flat batch; no document sees another."""
         backbone = self.model.base_model
         if self.feeding == "single":
-            parts = [
-                self._one(backbone, flat.ids_T[s], flat.positions_T[s]) for s in flat.documents()
-            ]
-            return torch.cat(parts)
+            return torch.cat(
+                [
+                    self._states(backbone(input_ids=ids[None], use_cache=False))[-own:]
+                    for ids, own in _whole(flat)
+                ]
+            )
         return self._states(backbone(**self._inputs(flat)))
 
     def logits(self, flat: Flat, chosen_N: Tensor) -> Tensor:
@@ -93,8 +96,8 @@ class Base:
         if self.feeding == "single":
             rows = torch.cat(
                 [
-                    self.model(input_ids=flat.ids_T[s][None], use_cache=False).logits[0]
-                    for s in flat.documents()
+                    self.model(input_ids=ids[None], use_cache=False).logits[0, -own:]
+                    for ids, own in _whole(flat)
                 ]
             )
             return rows[chosen_N]
@@ -114,11 +117,9 @@ class Base:
             "use_cache": False,
         }
         if self.feeding == "packed":
-            return {**inputs, "document_bounds": flat.bounds}
+            inputs["document_bounds"] = flat.bounds
+            return inputs | ({"document_parents": flat.parents} if flat.parents else {})
         return {**inputs, "attention_mask": _block_mask(flat)}
-
-    def _one(self, backbone: nn.Module, ids_T: Tensor, positions_T: Tensor) -> Tensor:
-        return self._states(backbone(input_ids=ids_T[None], use_cache=False))
 
     @staticmethod
     def _states(out: Any) -> Tensor:
@@ -126,12 +127,23 @@ class Base:
         return states[0]
 
 
+def _whole(flat: Flat) -> Iterator[tuple[Tensor, int]]:
+    """(ids of each document after its ancestors', number of its own)."""
+    documents = flat.documents()
+    for number, own in enumerate(documents):
+        seen = [flat.ids_T[documents[i]] for i in chain(flat.parents, number)]
+        yield torch.cat(seen), own.stop - own.start
+
+
 def _block_mask(flat: Flat) -> Tensor:
-    """Boolean (1, 1, T, T): causal inside a document, nothing across."""
-    lengths = [b - a for a, b in pairwise(flat.bounds)]
-    number = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-    same = number[:, None] == number[None, :]
-    return same.tril()[None, None].to(flat.ids_T.device)
+    """Boolean (1, 1, T, T): ancestors whole, itself causally, nothing across."""
+    lengths = torch.tensor([b - a for a, b in pairwise(flat.bounds)])
+    sees = torch.eye(len(lengths), dtype=torch.bool)
+    for number in range(len(lengths)):
+        sees[number, chain(flat.parents, number)] = True
+    owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    # Ancestors come earlier in the row, so "not later" is all that causality asks of them.
+    return sees[owner][:, owner].tril()[None, None].to(flat.ids_T.device)
 
 
 def fast_dtype(device: str) -> torch.dtype:

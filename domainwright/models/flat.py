@@ -1,4 +1,9 @@
-"""A flat batch: documents one after the other in a single row, no padding."""
+"""A flat batch: documents one after the other in a single row, no padding.
+
+A document may continue an earlier one, its parent: a question read once, then each of its
+choices; a few-shot block read once, then every question. It sees its ancestors whole and
+itself causally, so it equals the document that repeats them, without computing them again.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +19,11 @@ class Flat:
 
     ids_T: Tensor
     positions_T: Tensor
-    """Position of each token in its own document, from 0."""
+    """Position of each token in its own document, ancestors counted, from 0."""
     bounds: tuple[int, ...]
     """First token of each document, then T."""
+    parents: tuple[int | None, ...] = ()
+    """The document that each one continues, always an earlier one. Empty: none has a parent."""
 
     @property
     def tokens(self) -> int:
@@ -26,21 +33,46 @@ class Flat:
         return [slice(a, b) for a, b in pairwise(self.bounds)]
 
 
-def flatten(documents: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Flat:
+def flatten(
+    documents: Sequence[Sequence[int]],
+    device: torch.device | str = "cpu",
+    parents: Sequence[int | None] = (),
+) -> Flat:
     """Token lists, none empty, as one flat batch.
 
     >>> flatten([[5, 6], [7]]).positions_T.tolist()
     [0, 1, 0]
+    >>> flatten([[5, 6], [7], [8]], parents=[None, 0, 0]).positions_T.tolist()
+    [0, 1, 2, 2]
     """
     bounds: list[int] = [0]
     ids: list[int] = []
     positions: list[int] = []
-    for document in documents:
+    ends: list[int] = []
+    for number, document in enumerate(documents):
+        parent = parents[number] if parents else None
+        first = 0 if parent is None else ends[parent]
         ids.extend(document)
-        positions.extend(range(len(document)))
+        positions.extend(range(first, first + len(document)))
+        ends.append(first + len(document))
         bounds.append(len(ids))
+    if all(parent is None for parent in parents):
+        parents = ()
     return Flat(
         torch.tensor(ids, dtype=torch.long, device=device),
         torch.tensor(positions, dtype=torch.long, device=device),
         tuple(bounds),
+        tuple(parents),
     )
+
+
+def chain(parents: Sequence[int | None], number: int) -> list[int]:
+    """A document and its ancestors, the oldest first.
+
+    >>> chain([None, 0, 1], 2)
+    [0, 1, 2]
+    """
+    found = [number]
+    while parents and (parent := parents[found[-1]]) is not None:
+        found.append(parent)
+    return found[::-1]

@@ -9,7 +9,7 @@ from transformers import AttentionInterface
 from domainwright.core.errors import CapabilityError
 from domainwright.models import attention
 from domainwright.models.base import FAST_DTYPES, Base, fast_dtype
-from domainwright.models.flat import flatten
+from domainwright.models.flat import chain, flatten
 from tests.tiny import CONFIGS, PACKED, WINDOW, documents, own_logits, tiny_base
 
 LENGTHS = (17, 3, 11, 1, 2 * WINDOW, 23)
@@ -210,3 +210,53 @@ def test_the_fast_type_of_a_machine(monkeypatch):
 
 def test_every_packed_family_is_known():
     assert set(PACKED) | {"mamba"} == set(CONFIGS)
+
+
+TREE = [None, 0, 1, 1, 0, None, 5, 5]
+"""A prompt with two readings, one of them continued twice; and another prompt with two."""
+TREE_LENGTHS = (2 * WINDOW, 5, 3, 1, 9, 4, 2, 7)
+
+
+def _alone(number, docs):
+    return [token for i in chain(TREE, number) for token in docs[i]]
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_document_that_continues_another_equals_the_one_that_repeats_it(family):
+    base = tiny_base(family)
+    docs = documents(TREE_LENGTHS)
+    want = torch.cat(
+        [own_logits(base.model, _alone(i, docs))[-len(docs[i]) :] for i in range(len(docs))]
+    )
+    flat = flatten(docs, parents=TREE)
+    got = base.logits(flat, torch.arange(flat.tokens))
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("family", "feeding"), [("llama", "masked"), ("gpt2", "masked")])
+def test_a_mask_knows_the_ancestors_too(family, feeding):
+    base = tiny_base(family)
+    flat = flatten(documents(TREE_LENGTHS), parents=TREE)
+    want = base.logits(flat, torch.arange(flat.tokens))
+    base.feeding = feeding
+    base.model.set_attn_implementation("sdpa")
+    torch.testing.assert_close(
+        base.logits(flat, torch.arange(flat.tokens)), want, rtol=0, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("family", PACKED)
+def test_gradients_reach_a_shared_ancestor_from_every_descendant(family):
+    docs = documents(TREE_LENGTHS)
+    base = tiny_base(family)
+    weights = [linear.module.weight.requires_grad_() for linear in base.hooks.linears]
+    flat = flatten(docs, parents=TREE)
+    pull = torch.randn(flat.tokens, base.vocabulary, generator=torch.Generator().manual_seed(1))
+    logits = base.logits(flat, torch.arange(flat.tokens))
+    got = torch.autograd.grad((logits * pull).sum(), weights)
+    total = sum(
+        (own_logits(base.model, _alone(i, docs))[-len(docs[i]) :] * pull[s]).sum()
+        for i, s in enumerate(flat.documents())
+    )
+    for a, b in zip(got, torch.autograd.grad(total, weights), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()) + 1e-7)
