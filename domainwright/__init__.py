@@ -15,13 +15,14 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "decide": "domainwright.studies.api",
+    "plan": "domainwright.studies.api",
     # Not `train`: the package of that name would take its place on first import.
     "train_method": "domainwright.studies.api",
     "load_run": "domainwright.studies.api",
     "read_study": "domainwright.studies.study",
     "load_base": "domainwright.models.base",
 }
-__all__ = ["__version__", "decide", "load_base", "load_run", "read_study", "train_method"]
+__all__ = ["__version__", "decide", "load_base", "load_run", "plan", "read_study", "train_method"]
 
 
 def __getattr__(name: str) -> Any:

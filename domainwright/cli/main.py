@@ -18,6 +18,7 @@ from domainwright.cli import (
     evaluate,
     export,
     methods,
+    plan,
     report,
     trace,
     train,
@@ -26,7 +27,15 @@ from domainwright.cli._screen import visible
 from domainwright.core.errors import DomainwrightError
 
 RESUMABLE = ("decide", "train")
-OUT_OF_REACH = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+OUT_OF_REACH = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+)
 """What the disk refuses: not a fault of the program, so no traceback."""
 
 
@@ -69,6 +78,7 @@ app = typer.Typer(
     help="Measure prompting, retrieval and fine-tuning on your own data, and know which to use.",
 )
 app.command()(decide.decide)
+app.command()(plan.plan)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(chat.chat)

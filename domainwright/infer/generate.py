@@ -1,16 +1,16 @@
 """Greedy answers for many prompts at once, and the likelihood of their references.
 
-Prompts are read as one flat batch, without padding; their keys and values are then set
-side by side, right-aligned, and all rows take one step at a time. A finished row leaves
-the batch as soon as half of the batch is finished.
+Prompts are read in one flat batch as a prefix tree: the instructions and examples that
+they begin with alike are computed once. Their keys and values then take a row each in a
+cache of fixed size, and all rows go one step at a time; a finished row's place is taken by
+the next prompt.
 
-Dimension key: B rows, K key/value heads, S longest prompt, T tokens, h head size.
+Dimension key: B rows, K key/value heads, N prompts, T tokens, h head size.
 """
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,13 +18,16 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from domainwright.core.errors import ConfigError
 from domainwright.core.progress import Listener, Step, quiet
-from domainwright.infer.likelihood import Likelihood, Request, log_probabilities, score
+from domainwright.infer._slots import Slots, columns
+from domainwright.infer.likelihood import Likelihood, Request, likelihoods, projected, score
 from domainwright.models.base import Base
-from domainwright.models.flat import flatten
+from domainwright.models.tree import Tree, grow, shared
 
-BATCH_ROWS = 32
+BATCH_ROWS = 64
 BATCH_TOKENS = 16_384
-"""Prompt tokens and room for answers in one batch: bounds the cache's memory."""
+"""Columns of all rows together: bounds the memory of the cache in which answers grow."""
+READ_TOKENS = 4096
+"""Prompt tokens read at once and held until they have a row; shared ones count once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,33 +39,9 @@ class Answer:
     """False: stopped by the length limit."""
     prompt_tokens: int
     seconds: float
-    """This answer's share of its batch's time: what one more question costs."""
+    """This answer's share of the time of all: what one more question costs."""
     reference: Likelihood | None = None
     """How likely the model finds the reference after the same prompt, if one was given."""
-
-
-class _Slots(DynamicLayer):
-    """Keys and values in one buffer that is written in place, not concatenated anew."""
-
-    keys: Tensor
-    values: Tensor
-
-    def __init__(self, keys: Tensor, values: Tensor, length: int) -> None:
-        super().__init__()
-        self.keys, self.values, self.length = keys, values, length
-        self.is_initialized = True
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
-    ) -> tuple[Tensor, Tensor]:
-        new = key_states.shape[2]
-        self.keys[:, :, self.length : self.length + new] = key_states
-        self.values[:, :, self.length : self.length + new] = value_states
-        self.length += new
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
-
-    def get_seq_length(self) -> int:
-        return self.length
 
 
 @torch.no_grad()
@@ -95,183 +74,219 @@ def answer(
             f"{base.context} tokens of {base.source.name}.",
             "lower the context budget or the number of new tokens.",
         )
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    answers: list[Answer | None] = [None] * len(prompts)
-    done = 0
-    while order:
-        rows: list[int] = []
-        while (
-            order
-            and len(rows) < BATCH_ROWS
-            and (not rows or (len(rows) + 1) * (len(prompts[rows[0]]) + room) <= BATCH_TOKENS)
-        ):
-            rows.append(order.pop())
-        begun = time.perf_counter()
-        wanted = [references[i] for i in rows] if references else None
-        run = _Batch(base, [prompts[i] for i in rows], wanted, new_tokens, stop_texts)
-        run.run()
-        each = (time.perf_counter() - begun - run.reference_seconds) / len(rows)
-        for place, i in enumerate(rows):
-            ids = run.written[place]
-            text = base.tokenizer.decode(ids, skip_special_tokens=True)
-            for stop in stop_texts:
-                text = text.split(stop)[0]
-            answers[i] = Answer(
-                ids,
-                text.strip(),
-                run.ended[place],
-                len(prompts[i]),
-                each,
-                run.likelihoods[place] if wanted else None,
-            )
-        done += len(rows)
-        listen(Step(stage, done, len(prompts)))
-    return [a for a in answers if a is not None]
+    if not prompts:
+        return []
+    run = _Run(base, prompts, references, new_tokens, stop_texts, listen, stage)
+    begun = time.perf_counter()
+    if base.feeding == "packed" and base.plain_head:
+        for group in _groups(prompts, new_tokens):
+            run.packed(group)
+    else:
+        run.library()
+    each = (time.perf_counter() - begun - run.reference_seconds) / len(prompts)
+    return [
+        Answer(ids, run.text(ids), run.ended[i], len(prompts[i]), each, run.likelihoods[i])
+        for i, ids in enumerate(run.written)
+    ]
 
 
-class _Batch:
-    """Rows that are answered together."""
+def _groups(prompts: Sequence[list[int]], new_tokens: int) -> list[list[int]]:
+    """Prompts that share one cache: a few long ones do not take the rows of many short ones."""
+    groups: list[list[int]] = []
+    for i in sorted(range(len(prompts)), key=lambda i: -len(prompts[i])):
+        rows = _rows(len(prompts[groups[-1][0]]), new_tokens) if groups else 0
+        if not groups or (rows < BATCH_ROWS and _rows(len(prompts[i]), new_tokens) >= 2 * rows):
+            groups.append([])
+        groups[-1].append(i)
+    return groups
+
+
+def _rows(longest: int, new_tokens: int) -> int:
+    return max(1, min(BATCH_ROWS, BATCH_TOKENS // columns(longest, new_tokens)))
+
+
+@dataclass(slots=True)
+class _Read:
+    """Prompts whose keys and values are known and who wait for a row."""
+
+    waiting: list[int]
+    """Longest last."""
+    tokens: dict[int, int]
+    """The first token of each answer."""
+    rows: dict[int, list[int]]
+    """Where each prompt lies in the flat batch."""
+    layers: list[tuple[Tensor, Tensor]]
+    """Keys and values (K, T, h)."""
+
+
+class _Run:
+    """One call of `answer`."""
 
     def __init__(
         self,
         base: Base,
-        prompts: list[list[int]],
-        references: list[list[int]] | None,
+        prompts: Sequence[list[int]],
+        references: Sequence[list[int]] | None,
         new_tokens: int,
         stop_texts: Sequence[str],
+        listen: Listener,
+        stage: str,
     ) -> None:
-        self.base, self.prompts, self.new_tokens = base, prompts, new_tokens
-        self.references = references
-        self.stops, self.stop_texts = base.template.stops, stop_texts
+        self.base, self.prompts, self.references = base, prompts, references
+        self.new_tokens, self.stop_texts = new_tokens, stop_texts
+        self.stops = base.template.stops
+        self.listen, self.stage, self.done = listen, stage, 0
         self.written: list[list[int]] = [[] for _ in prompts]
         self.ended = [False] * len(prompts)
-        self.likelihoods: list[Likelihood] = []
+        self.likelihoods: list[Likelihood | None] = [None] * len(prompts)
         self.reference_seconds = 0.0
         """Time spent on the references, which answering would not need."""
 
-    def run(self) -> None:
-        if self.base.feeding == "packed" and self.base.plain_head:
-            self._run_packed()
-        else:
-            self._run_library()
+    def text(self, ids: list[int]) -> str:
+        text: str = self.base.tokenizer.decode(ids, skip_special_tokens=True)
+        for stop in self.stop_texts:
+            text = text.split(stop)[0]
+        return text.strip()
 
-    def _take(self, row: int, token: int) -> None:
-        """Note the next token of a row, or that the row is finished."""
+    def _take(self, i: int, token: int) -> bool:
+        """Note the next token of an answer. True: it goes on."""
         if token in self.stops:
-            self.ended[row] = True
-            return
-        self.written[row].append(token)
-        if self.stop_texts:
-            text = self.base.tokenizer.decode(self.written[row])
-            self.ended[row] = any(stop in text for stop in self.stop_texts)
+            self.ended[i] = True
+        else:
+            self.written[i].append(token)
+            if self.stop_texts:
+                text = self.base.tokenizer.decode(self.written[i])
+                self.ended[i] = any(stop in text for stop in self.stop_texts)
+        on = not self.ended[i] and len(self.written[i]) < self.new_tokens
+        self.done += not on
+        return on
 
-    def _run_packed(self) -> None:
-        base, device = self.base, self.base.device
-        lengths = [len(p) for p in self.prompts]
-        longest = max(lengths)
-        slots, last_BD = self._read_prompts()
-        cache = Cache(layers=[*slots])
-        length_B = torch.tensor(lengths, device=device)
-        column = torch.arange(longest + self.new_tokens, device=device)
-        # Right-aligned: a row's own columns begin where its padding ends.
-        seen_BS = column[None] >= (longest - length_B)[:, None]
-        active = list(range(len(lengths)))
-        token_B = base.project(last_BD).argmax(-1)
-        for step in range(self.new_tokens):
-            for place, row in enumerate(active):
-                if not self.ended[row]:
-                    self._take(row, int(token_B[place]))
-            live = [place for place, row in enumerate(active) if not self.ended[row]]
-            if not live or step == self.new_tokens - 1:
+    def packed(self, group: list[int]) -> None:
+        """Answer a group of prompts, the longest first in the list, in one cache."""
+        longest = len(self.prompts[group[0]])
+        # Neighbours in this order share the most.
+        unread = sorted(group, key=lambda i: self.prompts[i], reverse=True)
+        read = self._read(unread)
+        rows = min(_rows(longest, self.new_tokens), len(group))
+        slots = Slots(read.layers, rows, longest, self.new_tokens)
+        owners: list[int | None] = [None] * rows
+        while True:
+            for row in range(len(owners)):
+                # More than once where answers end with their first token.
+                while owners[row] is None and (read.waiting or unread):
+                    if not read.waiting:
+                        # Free it before as much again is read.
+                        read.layers = []
+                        read = self._read(unread)
+                    owners[row] = self._seat(slots, row, read)
+            live = [row for row, owner in enumerate(owners) if owner is not None]
+            self.listen(Step(self.stage, self.done, len(self.prompts)))
+            if not live:
                 return
-            if 2 * len(live) <= len(active):
-                keep = torch.tensor(live, device=device)
-                for layer in slots:
-                    layer.batch_select_indices(keep)
-                token_B, seen_BS, length_B = token_B[keep], seen_BS[keep], length_B[keep]
-                active = [active[place] for place in live]
-            mask = seen_BS[:, None, None, : longest + step + 1]
-            out = base.model.base_model(
-                input_ids=token_B[:, None],
-                position_ids=(length_B + step)[:, None],
-                attention_mask=mask,
-                past_key_values=cache,
-                use_cache=True,
-            )
-            token_B = base.project(out.last_hidden_state[:, -1]).argmax(-1)
+            if 2 * len(live) <= len(owners):
+                slots.keep(live)
+                owners = [owners[row] for row in live]
+            self._step(slots, owners)
 
-    def _read_prompts(self) -> tuple[list[_Slots], Tensor]:
-        """Every prompt's keys and values, right-aligned, layer by layer; its last hidden state.
+    def _seat(self, slots: Slots, row: int, read: _Read) -> int | None:
+        """Give a free row to the next prompt whose answer goes on after its first token."""
+        while read.waiting:
+            i = read.waiting.pop()
+            if self._take(i, read.tokens[i]):
+                slots.fill(row, read.layers, read.rows.pop(i))
+                return i
+        return None
 
-        A reference stands behind its prompt in the same document: attention is causal, so the
-        prompt does not notice, and its keys and values are simply left out afterwards.
+    def _step(self, slots: Slots, owners: list[int | None]) -> None:
+        """One more token for every row; the rows that are finished are freed."""
+        device = self.base.device
+        last_B = [self.written[i][-1] if i is not None else 0 for i in owners]
+        positions_B1, seen = slots.open()
+        out = self.base.model.base_model(
+            input_ids=torch.tensor(last_B, device=device)[:, None],
+            position_ids=positions_B1,
+            attention_mask=seen,
+            past_key_values=slots.cache,
+            use_cache=True,
+        )
+        slots.close()
+        tokens = self.base.project(out.last_hidden_state[:, -1]).float().argmax(-1).tolist()
+        for row, (i, token) in enumerate(zip(owners, tokens, strict=True)):
+            if i is not None and not self._take(i, token):
+                owners[row] = None
+                slots.free(row)
+
+    def _read(self, unread: list[int]) -> _Read:
+        """Read as many prompts from the end of `unread` as READ_TOKENS allow.
+
+        A reference stands behind its prompt as a branch of its own: attention is causal, so the
+        prompt does not notice, and its keys and values are never looked at again.
         """
         begun = time.perf_counter()
-        behind = self.references or [[] for _ in self.prompts]
-        # The last token of a reference is only predicted, never read.
-        flat = flatten(
-            [p + r[:-1] for p, r in zip(self.prompts, behind, strict=True)], self.base.device
-        )
-        read = Cache(layer_class_to_replicate=DynamicLayer)
+        chosen: list[int] = []
+        sequences: list[tuple[int, ...]] = []
+        tokens = 0
+        while unread:
+            # The last token of a reference is only predicted, never read.
+            behind = self.references[unread[-1]][:-1] if self.references else []
+            whole = (*self.prompts[unread[-1]], *behind)
+            tokens += len(whole) - (shared(sequences[-1], whole) if sequences else 0)
+            if chosen and tokens > READ_TOKENS:
+                break
+            chosen.append(unread.pop())
+            sequences.append(whole)
+        tree = grow(sequences)
+        flat = tree.flat(self.base.device)
+        cache = Cache(layer_class_to_replicate=DynamicLayer)
         out = self.base.model.base_model(
             input_ids=flat.ids_T[None],
             position_ids=flat.positions_T[None],
             document_bounds=flat.bounds,
-            past_key_values=read,
+            document_parents=flat.parents,
+            past_key_values=cache,
             use_cache=True,
         )
         hidden_TD = out.last_hidden_state[0]
-        documents = [
-            slice(d.start, d.start + len(p))
-            for d, p in zip(flat.documents(), self.prompts, strict=True)
-        ]
+        rows = {i: tree.rows(n, 0, len(self.prompts[i])) for n, i in enumerate(chosen)}
         if self.references:
-            prompt_tokens = sum(map(len, self.prompts))
-            spent = time.perf_counter() - begun
-            self.reference_seconds = spent * (1 - prompt_tokens / flat.tokens)
+            own = len(set().union(*rows.values()))
+            self.reference_seconds += (time.perf_counter() - begun) * (1 - own / flat.tokens)
             begun = time.perf_counter()
-            self._score_references(hidden_TD, [d.stop - 1 for d in documents], self.references)
+            self._score_references(hidden_TD, tree, chosen)
             self.reference_seconds += time.perf_counter() - begun
-        longest = max(map(len, self.prompts))
-        slots: list[_Slots] = []
-        for layer in read.layers:
-            sides = []
-            for source in (layer.keys[0], layer.values[0]):  # type: ignore[union-attr, index]
-                side = source.new_zeros(
-                    len(documents), source.shape[0], longest + self.new_tokens, source.shape[-1]
-                )
-                for row, d in enumerate(documents):
-                    side[row, :, longest - (d.stop - d.start) : longest] = source[:, d]
-                sides.append(side)
-            layer.keys = layer.values = None  # type: ignore[union-attr]  # free it at once
-            slots.append(_Slots(sides[0], sides[1], longest))
-        ends = torch.tensor([d.stop - 1 for d in documents], device=self.base.device)
-        return slots, hidden_TD[ends]
+        last_ND = hidden_TD[[rows[i][-1] for i in chosen]]
+        first = [t for b in projected(self.base, last_ND) for t in b.float().argmax(-1).tolist()]
+        return _Read(
+            sorted(chosen, key=lambda i: len(self.prompts[i])),
+            dict(zip(chosen, first, strict=True)),
+            rows,
+            [(x.keys[0], x.values[0]) for x in cache.layers],  # type: ignore[union-attr, index]
+        )
 
-    def _score_references(
-        self, hidden_TD: Tensor, ends: list[int], references: list[list[int]]
-    ) -> None:
+    def _score_references(self, hidden_TD: Tensor, tree: Tree, chosen: list[int]) -> None:
         """A reference's first token is predicted at the end of its prompt."""
-        rows = [e + k for e, r in zip(ends, references, strict=True) for k in range(len(r))]
-        labels_N = torch.tensor([t for r in references for t in r], device=self.base.device)
-        logs_N, hits_N = log_probabilities(self.base, hidden_TD[rows], labels_N)
-        counts = [len(r) for r in references]
-        self.likelihoods = [
-            Likelihood(float(a.sum()), bool(b.all()), n)
-            for a, b, n in zip(
-                logs_N.double().split(counts), hits_N.split(counts), counts, strict=True
-            )
+        assert self.references is not None
+        wanted = [self.references[i] for i in chosen]
+        rows = [
+            row
+            for n, i in enumerate(chosen)
+            for first in [len(self.prompts[i]) - 1]
+            for row in tree.rows(n, first, first + len(wanted[n]))
         ]
+        rows_N, places_M = torch.tensor(rows, device=self.base.device).unique(return_inverse=True)
+        found = likelihoods(projected(self.base, hidden_TD[rows_N]), places_M, wanted)
+        for i, likelihood in zip(chosen, found, strict=True):
+            self.likelihoods[i] = likelihood
 
-    def _run_library(self) -> None:
+    def library(self) -> None:
         """transformers' own generate, for architectures that our cache does not fit."""
         tokenizer = self.base.tokenizer
         if self.references:
             begun = time.perf_counter()
             pairs = zip(self.prompts, self.references, strict=True)
-            self.likelihoods = score(self.base, [Request(p, r) for p, r in pairs])
+            self.likelihoods = [*score(self.base, [Request(p, r) for p, r in pairs])]
             self.reference_seconds = time.perf_counter() - begun
-        for row, prompt in enumerate(self.prompts):
+        for i, prompt in enumerate(self.prompts):
             ids = torch.tensor([prompt], device=self.base.device)
             out = self.base.model.generate(
                 ids,
@@ -282,6 +297,6 @@ class _Batch:
                 pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
             )
             for token in out[0, len(prompt) :].tolist():
-                self._take(row, token)
-                if self.ended[row]:
+                if not self._take(i, token):
                     break
+            self.listen(Step(self.stage, self.done, len(self.prompts)))

@@ -4,10 +4,15 @@
 
 Semantics of lm-evaluation-harness 0.4.13 (models/huggingface.py): inputs longer than the
 context are cut on the left so that the continuation stays whole, and `greedy` says whether
-every token of it was the most likely one. Only continuation rows go through the head.
+every token of it was the most likely one.
+
+What requests begin with alike is read once per batch, and each position that predicts
+goes through the head once, however many requests ask for its next token.
+
+Dimension key: D hidden size, N predicting rows, M predicted tokens, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,11 +21,15 @@ from torch import Tensor
 from domainwright.core.errors import DataError
 from domainwright.core.progress import Listener, Step, quiet
 from domainwright.models.base import Base
-from domainwright.models.flat import flatten
+from domainwright.models.tree import grow, shared
 
-BATCH_TOKENS = 4096
-HEAD_ROWS = 512
-"""Rows through the head at a time; 512 x 49,152 float32 are 100 MB."""
+BATCH_TOKENS = 8192
+"""Tokens read at once. A block shared by all requests is read once per batch."""
+HEAD_ROWS = 256
+"""Rows through the head at a time; 256 x 49,152 float32 are 50 MB."""
+
+Key = tuple[tuple[int, ...], int]
+"""(context and continuation, tokens of the continuation): what makes two requests equal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,32 +56,18 @@ def score(
     Raises:
         DataError: a continuation is empty or longer than the base's context.
     """
-    unique: dict[tuple[tuple[int, ...], int], Likelihood | None] = {}
-    keys = []
-    for request in requests:
-        _check_length(base, len(request.continuation))
-        whole = request.context + request.continuation
-        # The last token is only predicted, never read: context + 1 tokens fit.
-        whole = whole[-(base.context + 1) :]
-        key = tuple(whole), len(request.continuation)
-        unique[key] = None
-        keys.append(key)
-    pending = sorted(unique, key=lambda key: len(key[0]))
-    done = 0
-    while pending:
-        batch: list[tuple[tuple[int, ...], int]] = []
-        tokens = 0
-        while pending and (not batch or tokens + len(pending[-1][0]) <= BATCH_TOKENS):
-            batch.append(pending.pop())
-            tokens += len(batch[-1][0])
-        for key, scored in zip(batch, _score_batch(base, batch), strict=True):
-            unique[key] = scored
-        done += len(batch)
-        listen(Step(stage, done, len(unique)))
-    return [value for key in keys if (value := unique[key]) is not None]
+    keys = [_key(base, request) for request in requests]
+    # Sorted by what is read: neighbours share the most.
+    pending = sorted(dict.fromkeys(keys), key=lambda key: key[0][:-1])
+    found: dict[Key, Likelihood] = {}
+    for batch in _batches(base, pending):
+        found.update(zip(batch, _score_batch(base, batch), strict=True))
+        listen(Step(stage, len(found), len(pending)))
+    return [found[key] for key in keys]
 
 
-def _check_length(base: Base, tokens: int) -> None:
+def _key(base: Base, request: Request) -> Key:
+    tokens = len(request.continuation)
     if not tokens:
         raise DataError("A continuation is empty, so it has no likelihood.", "give it a text.")
     if tokens > base.context:
@@ -81,42 +76,78 @@ def _check_length(base: Base, tokens: int) -> None:
             f"tokens of {base.source.name}.",
             "shorten the reference answers, or take a base with a longer context.",
         )
+    # The last token is only predicted, never read: context + 1 tokens fit.
+    return tuple((request.context + request.continuation)[-(base.context + 1) :]), tokens
 
 
-def _score_batch(base: Base, batch: Sequence[tuple[tuple[int, ...], int]]) -> list[Likelihood]:
-    flat = flatten([whole[:-1] for whole, _ in batch], base.device)
-    rows: list[int] = []
-    labels: list[int] = []
-    for (whole, count), document in zip(batch, flat.documents(), strict=True):
-        rows.extend(range(document.stop - count, document.stop))
-        labels.extend(whole[-count:])
-    rows_N = torch.tensor(rows, device=base.device)
-    labels_N = torch.tensor(labels, device=base.device)
-    if base.plain_head:
-        chosen, best = log_probabilities(base, base.hidden(flat)[rows_N], labels_N)
-    else:
-        logits = base.logits(flat, rows_N).float()
-        chosen = logits.log_softmax(1).gather(1, labels_N[:, None])[:, 0]
-        best = logits.argmax(1) == labels_N
-    counts = [count for _, count in batch]
-    logs = chosen.double().split(counts)
-    hits = best.split(counts)
-    return [
-        Likelihood(float(a.sum()), bool(b.all()), n)
-        for a, b, n in zip(logs, hits, counts, strict=True)
+def _branches(base: Base) -> bool:
+    """Fed one at a time, a document reads its ancestors again: nothing would be shared."""
+    return base.feeding != "single"
+
+
+def _batches(base: Base, pending: Sequence[Key]) -> Iterator[list[Key]]:
+    """Neighbours that read at most BATCH_TOKENS together, or one request alone."""
+    batch: list[Key] = []
+    tokens = rows = 0
+    for whole, count in pending:
+        read = whole[:-1]
+        more = len(read)
+        if batch and _branches(base):
+            more -= shared(batch[-1][0][:-1], read)
+        # Without a plain head all logits of a batch exist at once.
+        many = not base.plain_head and rows + count > HEAD_ROWS
+        if batch and (tokens + more > BATCH_TOKENS or many):
+            yield batch
+            batch, tokens, rows, more = [], 0, 0, len(read)
+        batch.append((whole, count))
+        tokens, rows = tokens + more, rows + count
+    if batch:
+        yield batch
+
+
+def _score_batch(base: Base, batch: Sequence[Key]) -> list[Likelihood]:
+    tree = grow([whole[:-1] for whole, _ in batch], branch=_branches(base))
+    flat = tree.flat(base.device)
+    rows = [
+        row
+        for number, (whole, count) in enumerate(batch)
+        for row in tree.rows(number, len(whole) - 1 - count, len(whole) - 1)
     ]
+    rows_N, places_M = torch.tensor(rows, device=base.device).unique(return_inverse=True)
+    blocks: Iterable[Tensor]
+    if base.plain_head:
+        blocks = projected(base, base.hidden(flat)[rows_N])
+    else:
+        blocks = base.logits(flat, rows_N).split(HEAD_ROWS)
+    return likelihoods(blocks, places_M, [whole[-count:] for whole, count in batch])
 
 
-def log_probabilities(base: Base, hidden_ND: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
-    """(log p(label), was it the most likely token) per row, block by block, float32.
+def projected(base: Base, hidden_ND: Tensor) -> Iterator[Tensor]:
+    """Logits block by block: all (N, V) of them never exist at once."""
+    return (base.project(block) for block in hidden_ND.split(HEAD_ROWS))
 
-    The (N, V) logits never exist at once.
+
+def likelihoods(
+    blocks: Iterable[Tensor], places_M: Tensor, continuations: Sequence[Sequence[int]]
+) -> list[Likelihood]:
+    """One likelihood per continuation.
+
+    Args:
+        blocks: logits of all predicting rows, in parts; statistics are taken in float32.
+        places_M: the row that predicts each token of the continuations, one after the other.
     """
-    chosen, best = [], []
-    for start in range(0, len(labels_N), HEAD_ROWS):
-        labels = labels_N[start : start + HEAD_ROWS]
-        logits = base.project(hidden_ND[start : start + HEAD_ROWS]).float()
-        picked = logits.gather(1, labels[:, None])
-        chosen.append((picked - logits.logsumexp(1, keepdim=True))[:, 0])
-        best.append(logits.argmax(1) == labels)
-    return torch.cat(chosen), torch.cat(best)
+    labels_M = torch.tensor([t for c in continuations for t in c], device=places_M.device)
+    logs_M = labels_M.new_zeros(labels_M.shape, dtype=torch.float64)
+    hits_M = labels_M.new_zeros(labels_M.shape, dtype=torch.bool)
+    first = 0
+    for block in blocks:
+        logits = block.float()
+        mine = ((places_M >= first) & (places_M < first + len(block))).nonzero()[:, 0]
+        places, labels = places_M[mine] - first, labels_M[mine]
+        hits_M[mine] = logits.argmax(1)[places] == labels
+        # Not logsumexp: its exp is not vectorised on a CPU, and takes as long as the head.
+        logs_M[mine] = logits.log_softmax(1)[places, labels].double()
+        first += len(block)
+    counts = [len(c) for c in continuations]
+    parts = zip(logs_M.split(counts), hits_M.split(counts), counts, strict=True)
+    return [Likelihood(float(a.sum()), bool(b.all()), n) for a, b, n in parts]

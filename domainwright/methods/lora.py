@@ -104,7 +104,7 @@ class LoraAdapter(Adapter):
             return
         for layer, a, b in zip(self.layers, self.A, self.B, strict=True):
             hook = LowRank(a, b, self.scale, self.settings.dropout)
-            self.base.hooks.add(layer.path, hook)
+            self.base.hooks.add(layer.path, hook, self)
             self._hooks.append(hook)
 
     def detach(self) -> None:

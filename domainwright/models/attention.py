@@ -17,6 +17,7 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 from domainwright.models.flat import chain
+from domainwright.models.segments import Attention, Segments, can_attend
 
 NAME = "domainwright"
 """Name under which the plug-in is registered with transformers."""
@@ -49,6 +50,12 @@ def attend(
         (B, T, H, h) and None in the place of the weights, as transformers expects.
     """
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    if document_bounds is not None and softcap is None and not dropout:
+        rows = [x[0].transpose(0, 1) for x in (query, key, value)]
+        # A cache that already holds keys makes them longer than the batch.
+        if can_attend(*rows) and len(key[0, 0]) == document_bounds[-1]:
+            batch = Segments(document_bounds, document_parents)
+            return Attention.apply(*rows, batch, scale, sliding_window)[None], None
     if document_bounds is not None and len(document_bounds) > 2:
         lengths = [b - a for a, b in pairwise(document_bounds)]
         # split, not slices: the gradient of a slice is a zero-filled tensor of the whole batch,

@@ -10,7 +10,7 @@ once, by a probe at load time, and never guessed:
 Dimension key: T tokens, D hidden size, N chosen positions, V vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -24,11 +24,18 @@ from torch import Tensor, nn
 from domainwright.core.errors import CapabilityError, DataError
 from domainwright.models import attention
 from domainwright.models.embedded import quiet_transformers
-from domainwright.models.flat import Flat, chain, flatten
+from domainwright.models.flat import Flat, chain, flatten, tile
+from domainwright.models.fused import Trunk, recognise
 from domainwright.models.hooks import Hooks
 from domainwright.models.resolve import Source, check_safe, resolve, weights_hash
 from domainwright.models.template import Template
 
+PROBE = (
+    "The patient takes the tablets with water in the morning.",
+    "Which of these is right? The second one, because it is.",
+)
+"""Ordinary text: on arbitrary tokens a deep bfloat16 model is mostly its own rounding (logits that
+differ from float32 by 0.7 of their size), and no comparison means anything."""
 FAST_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -46,6 +53,8 @@ class Base:
     plain_head: bool = True
     """True when logits are one matrix product of the final hidden states."""
     hooks: Hooks = field(init=False)
+    trunk: Trunk | None = field(init=False, default=None)
+    """The faster execution of the backbone, where it was recognised and proven equal."""
 
     def __post_init__(self) -> None:
         self.hooks = Hooks(self.model)
@@ -77,8 +86,41 @@ class Base:
         weight: Tensor = self.model.get_output_embeddings().weight
         return weight
 
-    def hidden(self, flat: Flat) -> Tensor:
-        """Final hidden states (T, D) of a flat batch; no document sees another."""
+    def hidden(self, flat: Flat, chosen_N: Tensor | None = None) -> Tensor:
+        """Final hidden states (T, D) of a flat batch, or only (N, D) at the chosen positions."""
+        if self.trunk is not None:
+            read = self.trunk.hidden(flat, chosen_N)
+            if read is not None:
+                return read
+        everywhere = self._plain_hidden(flat)
+        return everywhere if chosen_N is None else everywhere[chosen_N]
+
+    def hidden_of_each(self, owners: Sequence[Any], flat: Flat, chosen_N: Tensor) -> Tensor:
+        """Hidden states (owners, N, D): every owner's, whose hooks alone act on its copy.
+
+        Args:
+            owners: adapters that hang on this base. Below the lowest of them the batch is read
+                once. Noise of one owner would change another's, so none may drop inputs.
+        """
+        copies, tokens = len(owners), flat.tokens
+        spans = {owner: slice(i * tokens, (i + 1) * tokens) for i, owner in enumerate(owners)}
+        if self.feeding == "single":  # rows of a document's own pass are no rows of the batch
+            alone = []
+            for owner in owners:
+                with self.hooks.owning({owner: slice(0, tokens)}):
+                    alone.append(self.hidden(flat, chosen_N))
+            return torch.stack(alone)
+        read = None
+        with self.hooks.owning(spans):
+            if self.trunk is not None:
+                read = self.trunk.hidden(flat, chosen_N, copies)
+            if read is None:
+                everywhere = self._plain_hidden(tile(flat, copies))
+                read = everywhere.unflatten(0, (copies, tokens))[:, chosen_N].flatten(0, 1)
+        return read.unflatten(0, (copies, len(chosen_N)))
+
+    def _plain_hidden(self, flat: Flat) -> Tensor:
+        """The same through transformers' own forward."""
         backbone = self.model.base_model
         if self.feeding == "single":
             return torch.cat(
@@ -92,7 +134,7 @@ class Base:
     def logits(self, flat: Flat, chosen_N: Tensor) -> Tensor:
         """Logits (N, V) at the chosen positions of a flat batch, in the base's dtype."""
         if self.plain_head:
-            return self.project(self.hidden(flat)[chosen_N])
+            return self.project(self.hidden(flat, chosen_N))
         if self.feeding == "single":
             rows = torch.cat(
                 [
@@ -236,8 +278,9 @@ def _probe(base: Base) -> None:
     Raises:
         CapabilityError: not even single documents reproduce the model's own logits.
     """
-    top = min(base.vocabulary, 500)
-    documents = [[3 % top, 7 % top, 11 % top, 5 % top, 2 % top], [13 % top, 5 % top, 3 % top]]
+    documents = [
+        [token % base.vocabulary for token in base.tokenizer(text)["input_ids"]] for text in PROBE
+    ]
     default = base.model.config._attn_implementation
     want = torch.cat(
         [
@@ -247,8 +290,9 @@ def _probe(base: Base) -> None:
     ).float()
     flat = flatten(documents, base.device)
     everywhere = torch.arange(flat.tokens, device=base.device)
-    # The base's own rounding: a bfloat16 logit of size 30 is known to about 0.1.
-    tolerance = (2e-4 if base.dtype == torch.float32 else 3e-2) * float(want.abs().max()) + 1e-5
+    # Two orders of rounding differ by 0.02 in bfloat16, measured; a document that sees the one
+    # before it, by 0.34.
+    tolerance = (2e-4 if base.dtype == torch.float32 else 0.1) * float(want.norm()) + 1e-5
     config = base.model.config.get_text_config()
     ways = ["packed", "masked", "single"]
     if getattr(config, "attention_chunk_size", None):
@@ -265,7 +309,9 @@ def _probe(base: Base) -> None:
                 got = base.logits(flat, everywhere).float()
             except (TypeError, ValueError, RuntimeError, AttributeError):
                 continue  # this architecture does not take these arguments: try the next way
-            if got.shape == want.shape and float((got - want).abs().max()) <= tolerance:
+            if got.shape == want.shape and float((got - want).norm()) <= tolerance:
+                if feeding == "packed" and plain_head:
+                    base.trunk = recognise(base.model, base.hooks)
                 return
     raise CapabilityError(
         f"{type(base.model).__name__} gives other logits for packed documents than for single "

@@ -76,3 +76,20 @@ def chain(parents: Sequence[int | None], number: int) -> list[int]:
     while parents and (parent := parents[found[-1]]) is not None:
         found.append(parent)
     return found[::-1]
+
+
+def tile(flat: Flat, copies: int) -> Flat:
+    """The same documents several times over, copy after copy."""
+    count = len(flat.bounds) - 1
+    starts = [b + flat.tokens * copy for copy in range(copies) for b in flat.bounds[:-1]]
+    parents = [
+        None if parent is None else parent + count * copy
+        for copy in range(copies)
+        for parent in flat.parents
+    ]
+    return Flat(
+        flat.ids_T.repeat(copies),
+        flat.positions_T.repeat(copies),
+        (*starts, flat.tokens * copies),
+        tuple(parents),
+    )

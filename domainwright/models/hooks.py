@@ -10,7 +10,7 @@ bit for bit itself.
 Dimension key: T tokens (all leading dimensions flattened), I inputs, O outputs, R rank.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -83,9 +83,14 @@ class LowRank:
     scale: float
     dropout: float = 0.0
 
+    @property
+    def dropping(self) -> bool:
+        """Whether inputs are dropped now: only the plain execution does that."""
+        return bool(self.dropout) and torch.is_grad_enabled()
+
     def __call__(self, x: Tensor, out: Tensor) -> Tensor:
         """The plain execution; the oracle of the fused one."""
-        if self.dropout and torch.is_grad_enabled():
+        if self.dropping:
             x = nn.functional.dropout(x, self.dropout)
         change = x.to(self.A_RI.dtype) @ self.A_RI.T @ self.B_OR.T
         return out + (self.scale * change).to(out.dtype)
@@ -140,25 +145,57 @@ class Hooks:
     def __init__(self, model: nn.Module) -> None:
         self.linears = find_linears(model)
         self._by_path = {linear.path: linear for linear in self.linears}
-        self._on: dict[str, list[Hook]] = {}
+        self._on: dict[str, list[tuple[Hook, Any]]] = {}
         self._suspended = False
+        self._spans: Mapping[Any, slice] | None = None
 
-    def add(self, path: str, hook: Hook) -> None:
-        """Hang `hook` on the linear layer at `path`; it is called after those already there."""
+    def add(self, path: str, hook: Hook, owner: Any = None) -> None:
+        """Hang `hook` on the linear layer at `path`; it is called after those already there.
+
+        Args:
+            owner: whose hook it is, for `owning`; an adapter gives itself.
+        """
         linear = self._by_path[path]
         hooks = self._on.setdefault(path, [])
-        hooks.append(hook)
+        hooks.append((hook, owner))
         if len(hooks) == 1:
             # Set on the instance, not the class: removing it uncovers the layer's own forward.
-            linear.module.forward = lambda x: self._run(linear, hooks, x)
+            linear.module.forward = lambda x: self._run(linear, x)
 
     def remove(self, hook: Hook) -> None:
         """Take `hook` away wherever it hangs."""
         for path, hooks in list(self._on.items()):
-            hooks[:] = [other for other in hooks if other is not hook]
+            hooks[:] = [pair for pair in hooks if pair[0] is not hook]
             if not hooks:
                 del self._by_path[path].module.forward
                 del self._on[path]
+
+    def on(self, path: str) -> list[tuple[Hook, slice | None]]:
+        """What is called now on the linear layer at `path`, and on which rows; None: on all."""
+        if self._suspended:
+            return []
+        hooks = self._on.get(path, [])
+        if self._spans is None:
+            return [(hook, None) for hook, _ in hooks]
+        return [(hook, self._spans[owner]) for hook, owner in hooks if owner in self._spans]
+
+    @property
+    def dropping(self) -> bool:
+        """Whether any hook adds noise now."""
+        return any(getattr(hook, "dropping", False) for on in self._on.values() for hook, _ in on)
+
+    @contextmanager
+    def owning(self, spans: Mapping[Any, slice]) -> Iterator[None]:
+        """Inside this block each owner's hooks act on its rows of the flat batch alone.
+
+        Rows of nobody are the bare base's. The backward pass belongs into the block too: where
+        blocks are recomputed, hooks are called there again.
+        """
+        before, self._spans = self._spans, spans
+        try:
+            yield
+        finally:
+            self._spans = before
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -169,12 +206,15 @@ class Hooks:
         finally:
             self._suspended = before
 
-    def _run(self, linear: Linear, hooks: list[Hook], x: Tensor) -> Tensor:
+    def _run(self, linear: Linear, x: Tensor) -> Tensor:
         plain = type(linear.module).forward
-        if self._suspended:
+        on = self.on(linear.path)
+        if not on:
             return plain(linear.module, x)
-        first = hooks[0]
-        if isinstance(first, LowRank) and not (first.dropout and torch.is_grad_enabled()):
+        if on[0][1] is not None:
+            return _by_rows(plain(linear.module, x), x, on)
+        first = on[0][0]
+        if isinstance(first, LowRank) and not first.dropping:
             out: Tensor = _FusedLowRank.apply(
                 x,
                 linear.module.weight,
@@ -184,12 +224,27 @@ class Hooks:
                 first.scale,
                 linear.transposed,
             )
-            rest = hooks[1:]
+            on = on[1:]
         else:
-            out, rest = plain(linear.module, x), hooks
-        for hook in rest:
+            out = plain(linear.module, x)
+        for hook, _ in on:
             out = hook(x, out)
         return out
+
+
+def _by_rows(out: Tensor, x: Tensor, on: list[tuple[Hook, slice | None]]) -> Tensor:
+    """Every hook on its own rows (the last dimension but one), put together again."""
+    spans = sorted({(rows.start, rows.stop) for _, rows in on if rows is not None})
+    parts, done = [], 0
+    for start, stop in spans:
+        parts.append(out[..., done:start, :])
+        part = out[..., start:stop, :]
+        for hook, rows in on:
+            if rows is not None and rows.start == start:
+                part = hook(x[..., start:stop, :], part)
+        parts.append(part)
+        done = stop
+    return torch.cat([*parts, out[..., done:, :]], dim=-2)
 
 
 class _FusedLowRank(torch.autograd.Function):

@@ -13,8 +13,21 @@ from domainwright.studies.study import MARK, StudySettings, plain, read_study
 
 STUDY_FILE = "study.yaml"
 OF_STUDY = ("trials", "dataset", "plan.json", "verdict.json", "report.html", MANIFEST)
-OF_RUN = ("adapter", "checkpoints", "dataset", "metrics.jsonl", "training.json", "set_aside.jsonl")
-SAME_RESULT = ("train.micro_tokens", "train.checkpoint_every", "budget.memory_gb")
+OF_RUN = (
+    "adapter",
+    "checkpoints",
+    "dataset",
+    "metrics.jsonl",
+    "planned.json",
+    "training.json",
+    "set_aside.jsonl",
+)
+SAME_RESULT = (
+    "train.micro_tokens",
+    "train.gradient_checkpointing",
+    "train.checkpoint_every",
+    "budget.memory_gb",
+)
 """Settings that may differ on --resume: they change memory and disk, not what is measured."""
 
 

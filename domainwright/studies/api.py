@@ -1,13 +1,14 @@
 """What a program calls: every verb of the command line that computes, as a function."""
 
 import difflib
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from domainwright.core.config import from_mapping
 from domainwright.core.errors import ConfigError, DataError, UnknownName
-from domainwright.core.progress import Listener, quiet
+from domainwright.core.progress import Listener, Step, quiet
 from domainwright.core.records import Chat, Choice, Document, Message
 from domainwright.evaluate.retained import shipped_suite
 from domainwright.infer.generate import answer
@@ -16,9 +17,11 @@ from domainwright.methods._adapter import Adapter
 from domainwright.models.base import Base
 from domainwright.prompting._sources import PromptSettings, Sources
 from domainwright.studies._base import base_of
+from domainwright.studies._choice import strategies
 from domainwright.studies._folder import OF_RUN, STUDY_FILE, claim, ours
 from domainwright.studies.data import prepare
 from domainwright.studies.decide import decide as run_study
+from domainwright.studies.plan import Plan, make_plan
 from domainwright.studies.records import Training, Verdict, read_verdict
 from domainwright.studies.study import StudySettings, read_study, write_resolved
 from domainwright.studies.tune import tune
@@ -124,6 +127,30 @@ def decide(
     target = Path(folder) if folder else RUNS / str(settings.name or "study")
     verdict = run_study(settings, target, resume=resume, fresh=fresh, listen=listen, stop=stop)
     return Decided(verdict, target)
+
+
+def plan(
+    study: str | Path | StudySettings,
+    *,
+    overrides: Sequence[str] = (),
+    listen: Listener = quiet,
+) -> Plan:
+    """What a study would take: time and peak memory per strategy, from a probe of a few seconds.
+
+    Nothing is trained, asked or written. A strategy that does not fit is part of the answer:
+    `plan.strategies[n].run.fits`; `plan.require()` raises for it.
+    """
+    settings = _settings(study, overrides)
+    listen(Step("read data", 0, 1))
+    with tempfile.TemporaryDirectory() as folder:
+        data = prepare(settings, Path(folder))
+    listen(Step("load base", 0, 1))
+    base = base_of(settings)
+    names, _ = strategies(settings.strategies, data.task, documents=bool(data.documents))
+    listen(Step("probe", 0, 1))
+    found = make_plan(settings, base, data, names, shipped_suite().texts)
+    listen(Step("probe", 1, 1))
+    return found
 
 
 def train_method(

@@ -56,7 +56,7 @@ from domainwright.studies.records import (
 )
 from domainwright.studies.report import write_report
 from domainwright.studies.study import StudySettings, write_resolved
-from domainwright.studies.tune import Tuned, preflight, tune
+from domainwright.studies.tune import Tuned, tune
 from domainwright.train.preflight import check_detectable
 
 EXAMPLES = 8
@@ -111,15 +111,12 @@ class _Study:
         names, skipped = strategies(
             study.strategies, self.data.task, documents=bool(self.data.documents)
         )
-        if any(parts(name)[0] for name in names):
-            # Before anything is measured: a refusal must not cost the minutes before training.
-            preflight(self.base, self.data.split.train, study.train)
+        self.suite = self._suite()
         self.listen(Step("probe", 0, 1))
         self.plan = self._plan(names)
         self.rows: list[Row] = self.data.test_items(self.plan.items, study.seed)
         expected = detectable(len(self.rows))
         check_detectable(len(self.rows), expected, study.evaluate.difference)
-        self.suite = self._suite()
         self.sources = Sources(
             examples=[r for r in self.data.split.train if not isinstance(r, Text)],  # type: ignore[misc]
             documents=self.data.documents,
@@ -145,15 +142,7 @@ class _Study:
         path = self.folder / "plan.json"
         if self.resume and path.exists():
             return from_mapping(Plan, json.loads(path.read_text(encoding="utf-8")), str(path))
-        plan = make_plan(
-            self.study,
-            self.base,
-            self.data.task,
-            self.data.split.train,
-            len(self.data.split.test),
-            names,
-            self.data.documents,
-        )
+        plan = make_plan(self.study, self.base, self.data, names, self.suite.texts)
         write_json(path, asdict(plan))
         return plan
 
@@ -226,6 +215,7 @@ class _Study:
                     folder=self.folder / "trials" / method,
                     parents={"dataset": self.data.hash, "base": self.base.sha256},
                     memory_gb=study.budget.memory_gb,
+                    planned=self.plan.run_of(method),
                     resume=self.resume,
                     listen=self.listen,
                     stop=self.stop,

@@ -1,10 +1,11 @@
-"""What fits into the budget: test items and training steps, from a probe of a few seconds.
+"""What fits into the budget, predicted before anything is run, from probes of a few seconds.
 
     asking one strategy   items · (prompt tokens / read rate + new tokens / write rate)
-    one training step     batch · row tokens / (read rate / 3.2)
+    training              passes and FLOPs of every step at measured rates    (train.fit)
+    peak memory           the line through two measured passes                (train.probe)
 
-The probe's rates, the prediction and what was shortened are part of the verdict. Settings
-that the study gives are never changed.
+The rates, the predictions and what was shortened are part of the verdict. Settings that the
+study gives are never changed.
 """
 
 import time
@@ -14,27 +15,44 @@ from statistics import mean
 
 import torch
 
-from domainwright.core.records import Chat, Choice, Document, Row
+from domainwright.core.errors import CapabilityError
+from domainwright.core.records import Chat, Choice, Row, Text
 from domainwright.infer.generate import answer
+from domainwright.methods._adapter import Adapter
 from domainwright.models.base import Base
 from domainwright.models.flat import flatten
 from domainwright.models.forms import encode_rows
+from domainwright.studies._choice import parts
+from domainwright.studies.data import StudyData
 from domainwright.studies.study import StudySettings
-from domainwright.studies.tune import full_steps, limit
+from domainwright.studies.tune import build, full_steps, limit, preflight, wish_of
+from domainwright.train.fit import Fit, Wish, decide, measure, per_step
+from domainwright.train.probe import Costs
 
-TRAIN_FACTOR = 3.5
-"""A training step over a forward pass of the same tokens: 1,115 tokens/s read against 319 trained
-on medical answers, 2 cores."""
 ENCODER_FACTOR = 6
 """Tokens the sentence encoder reads while the base reads one; it has 21M parameters."""
 RETENTION_TOKENS = 19_000
 """Tokens of the shipped retention suite, every choice with its question."""
 MOST_ITEMS, FEWEST_ITEMS = 200, 20
+FEWEST_STEPS = 10
 ANSWER_TOKENS = 128
-CHECK_TOKENS = 9_000
-"""Tokens of one check during training: development rows and general texts, at most."""
 ASK_SHARE, TRAIN_SHARE = 0.45, 0.45
 """Shares of the budget that is left after retention, checks and search; the rest reads data."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StrategyPlan:
+    """One strategy, as predicted."""
+
+    name: str
+    ask_minutes: float
+    """Reading the test items' prompts and writing the answers."""
+    train_minutes: float
+    """0 for prompting, and where another strategy trains the same adapter."""
+    check_minutes: float
+    """Losses watched during training, and what was retained after it."""
+    run: Fit | None = None
+    """The training run; None for prompting."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,76 +63,190 @@ class Plan:
     """Optimiser steps of each trained strategy."""
     read_tokens_per_s: float
     write_tokens_per_s: float
-    notes: tuple[str, ...]
+    strategies: tuple[StrategyPlan, ...] = ()
+    minutes: float = 0.0
+    """Of the whole study."""
+    notes: tuple[str, ...] = ()
     """What was shortened to fit, in words."""
+
+    def run_of(self, method: str) -> Fit | None:
+        """How the method's run fits into memory."""
+        return next((s.run for s in self.strategies if parts(s.name)[0] == method), None)
+
+    def require(self) -> None:
+        """Refuse what cannot run.
+
+        Raises:
+            CapabilityError: a strategy does not fit into memory.
+        """
+        for strategy in self.strategies:
+            if strategy.run and not strategy.run.fits:
+                raise CapabilityError(f"{strategy.name}: {strategy.run.cause}", strategy.run.remedy)
 
 
 def make_plan(
     study: StudySettings,
     base: Base,
-    task: str,
-    train: Sequence[Row],
-    available: int,
+    data: StudyData,
     strategies: Sequence[str],
-    documents: Sequence[Document] = (),
+    general: Sequence[Text],
 ) -> Plan:
-    """Sizes for one study."""
+    """Sizes and predictions for one study.
+
+    Args:
+        general: texts on which forgetting is watched.
+
+    Raises:
+        DataError: a pre-flight check of training fails.
+    """
+    train = data.split.train
+    methods = list(dict.fromkeys(m for s in strategies if (m := parts(s)[0])))
+    # First: the probes of memory must not begin where those of writing left it.
+    probed = _probed(study, base, data, methods, general) if methods else {}
     encoded = [
         r for r in encode_rows(base.template, train[:400], limit(base, study.train)) if not r.cut
     ]
     mean_tokens = sum(len(r.ids) for r in encoded) / max(1, len(encoded))
+    answers = data.task == "answers"
     new_tokens = study.evaluate.new_tokens or (
-        _needed(base, [r for r in train[:400] if isinstance(r, Chat)]) if task == "answers" else 0
+        _needed(base, [r for r in train[:400] if isinstance(r, Chat)]) if answers else 0
     )
-    read, write = _rates(base, [r.ids for r in encoded[:24]], task == "answers")
-    trained = {
-        s.replace("rag", "").replace("few_shot", "").strip("+")
-        for s in strategies
-        if not set(s.split("+")) <= {"zero_shot", "few_shot", "rag"}
-    }
-    fixed = (1 + len(trained)) * RETENTION_TOKENS / read
-    fixed += len(trained) * (1 + study.train.checks) * CHECK_TOKENS / read
+    read, write = _rates(base, [r.ids for r in encoded[:24]], answers)
+    retention = RETENTION_TOKENS / read
+    searching = 0.0
     if any("rag" in s for s in strategies):
         # About four characters a token; exact counts would cost more than they are worth here.
-        fixed += sum(len(d.text) for d in documents) / 4 / (ENCODER_FACTOR * read)
-    seconds = max(0.5 * study.budget.minutes * 60, study.budget.minutes * 60 - fixed)
-    notes = []
-
-    context = study.prompting.context_tokens
-    # A choice is scored with its question in front: as many readings as choices.
-    readings = mean([len(r.choices) for r in train[:400] if isinstance(r, Choice)] or [1])
-    per_item = 0.0
-    for strategy in strategies:
-        extra = context if {"rag", "few_shot"} & set(strategy.split("+")) else 0
-        per_item += readings * (mean_tokens + extra) / read
-        per_item += new_tokens / write if write else 0.0
-    most = min(available, study.evaluate.items or MOST_ITEMS)
-    items = most
-    if study.evaluate.items is None:
-        items = min(most, max(FEWEST_ITEMS, int(ASK_SHARE * seconds / max(per_item, 1e-9))))
-        if items < most:
-            notes.append(
-                f"{items} of {available} test items are asked, so that the study fits "
-                f"into {study.budget.minutes:g} minutes."
-            )
-    full = study.train.steps or full_steps(len(train), study.train)
-    steps = full
-    if trained and study.train.steps is None:
-        per_step = study.train.batch * mean_tokens * TRAIN_FACTOR / read
-        steps = max(10, min(full, int(TRAIN_SHARE * seconds / len(trained) / per_step)))
-        if steps < full:
-            notes.append(
-                f"Training takes {steps} of the {full} steps of {study.train.epochs:g} "
-                f"epochs, so that the study fits into {study.budget.minutes:g} minutes."
-            )
+        searching = sum(len(d.text) for d in data.documents) / 4 / (ENCODER_FACTOR * read)
+    fixed = (
+        retention
+        + searching
+        + sum(
+            retention + decide(base, *probed[m][:2], 1, probed[m][2]).check_seconds for m in methods
+        )
+    )
+    budget = study.budget.minutes * 60
+    left = max(0.5 * budget, budget - fixed)
+    per_item = {
+        s: _item_seconds(s, study, train, mean_tokens, read) + (new_tokens / write if write else 0)
+        for s in strategies
+    }
+    items, notes = _items(study, len(data.split.test), left, sum(per_item.values()))
+    steps, more = _steps(study, base, len(train), left, probed)
+    runs = {
+        m: decide(base, wish, costs, steps, twice) for m, (wish, costs, twice) in probed.items()
+    }
+    planned = _strategies(strategies, runs, {s: x * items for s, x in per_item.items()}, retention)
+    seconds = (
+        retention
+        + searching
+        + 60 * sum(s.ask_minutes + s.train_minutes + s.check_minutes for s in planned)
+    )
     return Plan(
         items=items,
         new_tokens=new_tokens,
-        steps=min(steps, full),
+        steps=steps,
         read_tokens_per_s=read,
         write_tokens_per_s=write,
-        notes=tuple(notes),
+        strategies=planned,
+        minutes=seconds / 60,
+        notes=(*notes, *more),
     )
+
+
+def _probed(
+    study: StudySettings,
+    base: Base,
+    data: StudyData,
+    methods: Sequence[str],
+    general: Sequence[Text],
+) -> dict[str, tuple[Wish, Costs, bool]]:
+    """Method -> (its run, what it costs, whether with gradient checkpointing)."""
+    kept, _ = preflight(base, data.split.train, study.train)
+    memory = study.budget.memory_gb
+    wish = wish_of(base, kept, data.split.dev, general, study.train, study.seed, memory)
+    found = {}
+    for method in methods:
+        settings = study.methods.get(method, {})
+
+        def begin(method: str = method, settings: dict = settings) -> Adapter:
+            return build(base, method, settings, study.seed)
+
+        found[method] = (wish, *measure(base, begin, wish))
+    return found
+
+
+def _item_seconds(
+    strategy: str, study: StudySettings, train: Sequence[Row], mean_tokens: float, read: float
+) -> float:
+    """Reading one test item's prompts."""
+    context = study.prompting.context_tokens
+    extra = context if {"rag", "few_shot"} & set(strategy.split("+")) else 0
+    # A choice is scored with its question in front: as many readings as choices.
+    readings = mean([len(r.choices) for r in train[:400] if isinstance(r, Choice)] or [1])
+    return readings * (mean_tokens + extra) / read
+
+
+def _items(
+    study: StudySettings, available: int, seconds: float, per_item: float
+) -> tuple[int, list[str]]:
+    """(test items that every strategy answers, what was shortened)."""
+    most = min(available, study.evaluate.items or MOST_ITEMS)
+    if study.evaluate.items is not None:
+        return most, []
+    items = min(most, max(FEWEST_ITEMS, int(ASK_SHARE * seconds / max(per_item, 1e-9))))
+    if items == most:
+        return items, []
+    return items, [
+        f"{items} of {available} test items are asked, so that the study fits "
+        f"into {study.budget.minutes:g} minutes."
+    ]
+
+
+def _steps(
+    study: StudySettings,
+    base: Base,
+    rows: int,
+    seconds: float,
+    probed: dict[str, tuple[Wish, Costs, bool]],
+) -> tuple[int, list[str]]:
+    """(optimiser steps of every trained strategy, what was shortened)."""
+    full = study.train.steps or full_steps(rows, study.train)
+    if not probed or study.train.steps is not None:
+        return full, []
+    each = sum(
+        per_step(base, wish, costs)[0] + costs.checkpoint_seconds / study.train.checkpoint_every
+        for wish, costs, _ in probed.values()
+    )
+    steps = min(full, max(FEWEST_STEPS, int(TRAIN_SHARE * seconds / max(each, 1e-9))))
+    if steps == full:
+        return full, []
+    return steps, [
+        f"Training takes {steps} of the {full} steps of {study.train.epochs:g} "
+        f"epochs, so that the study fits into {study.budget.minutes:g} minutes."
+    ]
+
+
+def _strategies(
+    names: Sequence[str], runs: dict[str, Fit], asking: dict[str, float], retention: float
+) -> tuple[StrategyPlan, ...]:
+    """One prediction each; an adapter that two share is trained with the first."""
+    trained: set[str] = set()
+    found = []
+    for name in names:
+        method, _ = parts(name)
+        run = runs[method] if method else None
+        first = run is not None and method not in trained
+        trained |= {method} if method else set()
+        found.append(
+            StrategyPlan(
+                name=name,
+                ask_minutes=asking[name] / 60,
+                train_minutes=run.train_seconds / 60 if run and first else 0.0,
+                check_minutes=(run.check_seconds + retention) / 60 if run and first else 0.0,
+                run=run,
+            )
+        )
+    return tuple(found)
 
 
 def _needed(base: Base, rows: Sequence[Chat]) -> int:

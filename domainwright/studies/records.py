@@ -38,6 +38,14 @@ class Retention:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """What was predicted for a run before it began; its measurement stands beside it."""
+
+    minutes: float
+    peak_rss_mib: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
     minutes: float
     steps: int
@@ -49,6 +57,7 @@ class Training:
     """Trainable parameters."""
     settings: dict[str, Any]
     """Everything that was chosen: rank, learning rate, schedule, …"""
+    planned: Planned | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     """Lines of metrics.jsonl: step, loss, development_loss, general_loss, tokens, seconds."""
 

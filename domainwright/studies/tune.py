@@ -1,13 +1,13 @@
 """One training run with its pre-flight checks: rows in, adapter folder and figures out."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from domainwright.core import machine
-from domainwright.core.artifacts import seal, sha256_json
+from domainwright.core.artifacts import seal, sha256_json, write_atomic, write_json
 from domainwright.core.config import as_mapping, from_mapping
 from domainwright.core.errors import DataError
 from domainwright.core.lock import lock
@@ -17,9 +17,10 @@ from domainwright.methods import METHODS
 from domainwright.methods._adapter import Adapter
 from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow, encode_rows
-from domainwright.studies.records import Training
+from domainwright.studies.records import Planned, Training
 from domainwright.train import loop
-from domainwright.train.memory import micro_tokens
+from domainwright.train.checkpoint import disk_errors
+from domainwright.train.fit import Fit, Wish, fit
 from domainwright.train.preflight import check_rows, check_template
 from domainwright.train.settings import TrainSettings
 
@@ -31,6 +32,8 @@ at five checks took longer than ten steps of training."""
 FEWEST_WATCHED = 8
 GENERAL = 24
 """General texts on which forgetting is watched during a run."""
+PLANNED = "planned.json"
+"""How a run fits into memory, decided once: a resumed run must not measure another answer."""
 LARGE = 1_000_000_000
 """Parameters from which a method's learning rate for large bases applies."""
 
@@ -59,6 +62,7 @@ def tune(
     folder: Path,
     parents: dict[str, str],
     memory_gb: float | None = None,
+    planned: Fit | None = None,
     resume: bool = False,
     listen: Listener = quiet,
     stop: Callable[[], bool] = lambda: False,
@@ -68,53 +72,116 @@ def tune(
     Args:
         steps: optimiser steps where the settings leave them open; None: full epochs.
         parents: content hashes of what the run is made from.
+        planned: how the run fits into memory; None: a probe decides.
 
     Raises:
+        CapabilityError: the run does not fit into `memory_gb`.
         DataError: a pre-flight check fails.
         RunFailed: the run fails its own checks.
     """
     with lock(folder):
         kind = METHODS.get(method)
-        adapter: Adapter = kind.build(
-            base, from_mapping(kind.Settings, method_settings, f"methods {method}"), seed
-        )
-        template = base.template
+        adapter = build(base, method, method_settings, seed)
         kept, aside = preflight(base, rows, settings)
-        watched = _watched(base, development, settings)
-        longest = max(len(r.ids) for r in (*kept, *watched))
-        room = memory_gb or 0.75 * machine.memory_gb()
+        wish = wish_of(base, kept, development, general, settings, seed, memory_gb)
+        total = settings.steps or steps or full_steps(len(kept), settings)
+        found = _fit(folder if resume else None, planned, wish, total) or fit(
+            base, lambda: build(base, method, method_settings, seed), wish, total
+        )
+        write_json(folder / PLANNED, asdict(found.require()))
         rate = (
             settings.learning_rate
             or kind.learning_rate["large" if base.parameters >= LARGE else "small"]
         )
-        total = settings.steps or steps or full_steps(len(kept), settings)
         chosen = {
             **as_mapping(settings),
             "steps": total,
             "learning_rate": rate,
+            "micro_tokens": found.micro_tokens,
+            "gradient_checkpointing": found.gradient_checkpointing,
             "method": f"{method}@{kind.version}",
             **as_mapping(adapter.settings),
         }
         identity = _identity(chosen, parents, seed, kept)
-        job = loop.Job(
-            base=base,
-            adapter=adapter,
-            rows=kept,
-            development=watched,
-            general=encode_rows(template, general[:GENERAL], limit(base, settings)),
-            settings=settings,
-            steps=total,
-            learning_rate=rate,
-            micro_tokens=settings.micro_tokens or micro_tokens(base, adapter, room, longest),
-            seed=seed,
-            folder=folder,
-            run_hash=identity,
-        )
+        job = _job(base, adapter, wish, found, rate=rate, folder=folder, identity=identity)
         trained = loop.train(job, resume=resume, listen=listen, stop=stop)
         manifest = _write_adapter(folder / "adapter", adapter, parents | {"run": identity})
-        training = _record(trained, adapter, chosen)
+        training = _record(trained, adapter, chosen, found)
         _write_training(folder, training, aside)
         return Tuned(adapter=adapter, training=training, set_aside=aside, hash=manifest["hash"])
+
+
+def _job(
+    base: Base,
+    adapter: Adapter,
+    wish: Wish,
+    found: Fit,
+    *,
+    rate: float,
+    folder: Path,
+    identity: str,
+) -> loop.Job:
+    return loop.Job(
+        base=base,
+        adapter=adapter,
+        rows=wish.rows,
+        development=wish.watched[: wish.development],
+        general=wish.watched[wish.development :],
+        settings=wish.settings,
+        steps=found.steps,
+        learning_rate=rate,
+        micro_tokens=found.micro_tokens,
+        recompute=found.gradient_checkpointing,
+        seed=wish.seed,
+        folder=folder,
+        run_hash=identity,
+    )
+
+
+def build(base: Base, method: str, method_settings: dict[str, Any], seed: int) -> Adapter:
+    """The method's adapter as it begins, not attached."""
+    kind = METHODS.get(method)
+    settings = from_mapping(kind.Settings, method_settings, f"methods {method}")
+    adapter: Adapter = kind.build(base, settings, seed)
+    return adapter
+
+
+def wish_of(
+    base: Base,
+    kept: Sequence[TrainRow],
+    development: Sequence[Row],
+    general: Sequence[Text],
+    settings: TrainSettings,
+    seed: int,
+    memory_gb: float | None,
+) -> Wish:
+    """What a run on these rows is to be."""
+    watched = _watched(base, development, settings)
+    texts = encode_rows(base.template, general[:GENERAL], limit(base, settings))
+    return Wish(
+        rows=kept,
+        watched=[*watched, *texts],
+        development=len(watched),
+        settings=settings,
+        seed=seed,
+        memory_gb=memory_gb,
+    )
+
+
+def _fit(folder: Path | None, planned: Fit | None, wish: Wish, steps: int) -> Fit | None:
+    """The decision that holds already: that of the run in `folder`, else the plan's.
+
+    Another budget, or a size that the study gives, asks for a new one.
+    """
+    settings = wish.settings
+    file = folder / PLANNED if folder else None
+    if file and file.is_file():
+        planned = from_mapping(Fit, json.loads(file.read_text(encoding="utf-8")), str(file))
+    if planned is None or (planned.memory_gb, planned.steps) != (wish.memory_gb, steps):
+        return None
+    asked = settings.gradient_checkpointing
+    same = settings.micro_tokens in (None, planned.micro_tokens)
+    return planned if same and asked in ("auto", planned.gradient_checkpointing) else None
 
 
 def _watched(base: Base, rows: Sequence[Row], settings: TrainSettings) -> list[TrainRow]:
@@ -135,7 +202,7 @@ def _identity(
     chosen: dict[str, Any], parents: dict[str, str], seed: int, rows: Sequence[TrainRow]
 ) -> str:
     """Hash of all that decides a run's result; what changes memory or disk alone is left out."""
-    free = ("micro_tokens", "checkpoint_every")
+    free = ("micro_tokens", "gradient_checkpointing", "checkpoint_every")
     return sha256_json(
         {
             "settings": {k: v for k, v in chosen.items() if k not in free},
@@ -146,7 +213,9 @@ def _identity(
     )
 
 
-def _record(trained: loop.Trained, adapter: Adapter, chosen: dict[str, Any]) -> Training:
+def _record(
+    trained: loop.Trained, adapter: Adapter, chosen: dict[str, Any], found: Fit
+) -> Training:
     return Training(
         minutes=trained.seconds / 60,
         steps=trained.steps,
@@ -156,6 +225,7 @@ def _record(trained: loop.Trained, adapter: Adapter, chosen: dict[str, Any]) -> 
         peak_rss_mib=trained.peak_rss_mib,
         trainable=adapter.trainable,
         settings=chosen,
+        planned=Planned(minutes=found.run_seconds / 60, peak_rss_mib=round(found.peak_mib)),
         history=list(trained.history),
     )
 
@@ -186,7 +256,8 @@ def full_steps(rows: int, settings: TrainSettings) -> int:
 
 
 def _write_adapter(folder: Path, adapter: Adapter, parents: dict[str, str]) -> dict[str, Any]:
-    adapter.save(folder)
+    with disk_errors(folder):
+        adapter.save(folder)
     adapter.base.tokenizer.save_pretrained(folder)
     files = sorted(
         p
@@ -197,10 +268,6 @@ def _write_adapter(folder: Path, adapter: Adapter, parents: dict[str, str]) -> d
 
 
 def _write_training(folder: Path, training: Training, aside: list[SetAside]) -> None:
-    import json
-
-    from domainwright.core.artifacts import write_atomic, write_json
-
     write_json(folder / "training.json", asdict(training))
     if aside:
         write_atomic(

@@ -5,12 +5,17 @@ needs saving and a resumed run ends with bit-identical weights.
 """
 
 import json
+import os
+import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -37,6 +42,8 @@ class State:
     """Training time so far, resumed parts summed."""
     tokens: int = 0
     peak_rss_mib: int = 0
+    halved_to: int | None = None
+    """Tokens a pass since memory ran out. A resumed run goes on with them."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """Every line of metrics.jsonl so far."""
 
@@ -45,9 +52,10 @@ def save(folder: Path, state: State, tensors: dict[str, Tensor], run_hash: str) 
     """Write `folder/step-N`, then remove all but the newest ones."""
 
     def fill(out: Path) -> None:
-        save_file(
-            {k: v.detach().contiguous() for k, v in tensors.items()}, out / "state.safetensors"
-        )
+        with disk_errors(out):
+            save_file(
+                {k: v.detach().contiguous() for k, v in tensors.items()}, out / "state.safetensors"
+            )
         (out / "state.json").write_text(json.dumps(asdict(state)), encoding="utf-8")
 
     write_folder(folder / f"step-{state.step:07d}", "checkpoint", fill, parents={"run": run_hash})
@@ -55,6 +63,19 @@ def save(folder: Path, state: State, tensors: dict[str, Tensor], run_hash: str) 
         gone = aside(old, "del")
         old.rename(gone)
         shutil.rmtree(gone)
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """safetensors tells a full or failing disk in an error of its own; here it is an OSError."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(folder)) from error
 
 
 def newest(folder: Path, run_hash: str) -> tuple[State, dict[str, Tensor]] | None:

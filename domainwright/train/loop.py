@@ -5,32 +5,42 @@
 The sum is divided once per optimiser step by all its supervised tokens: a mean of means
 over micro-batches of unequal length would weigh short answers more (transformers #34191).
 Order and dropout follow from (seed, step) alone, so a resumed run is bit-identical.
+
+Where memory runs out, the step is begun again with half the tokens a pass, from the same
+seed: without dropout it is the step of a run that began with that size. Dropout's noise is
+drawn pass by pass, so there the redone step is another draw of the same distribution.
 """
 
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from domainwright.core import machine
 from domainwright.core.artifacts import write_atomic
-from domainwright.core.errors import RunFailed
+from domainwright.core.errors import CapabilityError, RunFailed
 from domainwright.core.progress import Listener, Step, quiet
-from domainwright.core.seeds import derive, generator
+from domainwright.core.seeds import derive
 from domainwright.methods._adapter import Adapter
 from domainwright.models.base import Base
 from domainwright.models.flat import flatten
 from domainwright.models.forms import TrainRow
 from domainwright.train import checkpoint, schedule
 from domainwright.train.checkpoint import State
-from domainwright.train.loss import summed_loss
+from domainwright.train.loss import loss_of_rows
+from domainwright.train.memory import Meter, halved, out_of_memory
+from domainwright.train.order import micro_batches, rows_of_step
+from domainwright.train.recompute import recomputed
 from domainwright.train.settings import TrainSettings
+
+T = TypeVar("T")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -56,6 +66,8 @@ class Job:
     """Checkpoints and metrics.jsonl go here."""
     run_hash: str
     """Of data, settings and base: a checkpoint of another run is refused."""
+    recompute: bool = False
+    """Gradient checkpointing: less memory, more time, the same gradients."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +101,7 @@ def train(
         Interrupted: `stop()` said so; the checkpoint is written.
     """
     # However the run ends: what is measured next must not have a failed adapter on it.
-    with job.adapter.attached():
+    with job.adapter.attached(), recomputed(job.base, job.recompute):
         return _train(job, resume, listen, stop)
 
 
@@ -101,23 +113,28 @@ def _train(job: Job, resume: bool, listen: Listener, stop: Callable[[], bool]) -
         lr=job.learning_rate,
         betas=(0.9, 0.999),
         weight_decay=settings.weight_decay,
-        fused=_fused(base),
+        fused=fused(base),
     )
-    machine.reset_peak()
-    state, best = _begin(job, optimiser, resume)
+    meter = Meter(base.device)
+    meter.reset()
+    job, state, best = _begin(job, optimiser, resume)
     at_start = state.history[0]
+    watched = [*job.development, *job.general]
     checks = {round(job.steps * (i + 1) / settings.checks) for i in range(settings.checks)}
     start_seconds, begun = state.seconds, time.perf_counter()
     _write_metrics(job.folder, state)
 
     while state.step < job.steps and not _out_of_patience(state, settings):
-        loss, norm, tokens = take_step(
-            job, optimiser, parameters, state.step, _rows_of_step(job, state.step)
+        rows = rows_of_step(job.rows, settings.batch, job.seed, state.step)
+        before = job.micro_tokens
+        step = partial(
+            take_step, optimiser=optimiser, parameters=parameters, step=state.step, rows=rows
         )
+        job, (loss, norm, tokens) = _within_memory(job, rows, step)
         state.step += 1
         state.tokens += tokens
         state.seconds = start_seconds + time.perf_counter() - begun
-        state.peak_rss_mib = max(state.peak_rss_mib, machine.peak_rss_mib())
+        state.peak_rss_mib = max(state.peak_rss_mib, round(meter.peak_mib()))
         state.first_loss = state.first_loss if state.first_loss is not None else loss
         _check_health(state, loss, norm)
         line = {
@@ -128,19 +145,23 @@ def _train(job: Job, resume: bool, listen: Listener, stop: Callable[[], bool]) -
             "seconds": round(state.seconds, 3),
         }
         if state.step in checks or state.step == job.steps:
-            line |= _watched(job, state.step)
+            job, losses = _within_memory(job, watched, partial(_watched, step=state.step))
+            line |= losses
             if _is_best(state, line, at_start, settings):
                 state.best_step, state.best_loss = state.step, line["development_loss"]
                 state.since_best = 0
                 best = {k: v.detach().clone() for k, v in adapter.state_dict().items()}
             else:
                 state.since_best += 1
-        state.history.append(line)
         facts = {"loss": f"{loss:.3f}", "tokens/s": f"{state.tokens / state.seconds:.0f}"}
+        if job.micro_tokens < before:
+            state.halved_to = line["micro_tokens"] = job.micro_tokens
+            facts["out of memory"] = f"passes of {job.micro_tokens} tokens from here"
+        state.history.append(line)
         listen(Step(f"train {adapter.method}", state.step, job.steps, facts))
         stopping = stop()
         if state.step % settings.checkpoint_every == 0 or stopping or state.step == job.steps:
-            _checkpoint(job, optimiser, state, best)
+            write_checkpoint(job, optimiser, state, best)
             _write_metrics(job.folder, state)
         if stopping:
             raise Interrupted
@@ -150,16 +171,49 @@ def _train(job: Job, resume: bool, listen: Listener, stop: Callable[[], bool]) -
 
 def _begin(
     job: Job, optimiser: torch.optim.Optimizer, resume: bool
-) -> tuple[State, dict[str, Tensor]]:
-    """(state, best tensors so far): of the newest checkpoint, or of a run that starts."""
+) -> tuple[Job, State, dict[str, Tensor]]:
+    """(job, state, best tensors so far): of the newest checkpoint, or of a run that starts."""
     found = checkpoint.newest(job.folder / "checkpoints", job.run_hash) if resume else None
     if found:
         state, tensors = found
         _restore(job.adapter, optimiser, tensors)
         best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
-        return state, best
+        if state.halved_to:
+            job = replace(job, micro_tokens=min(job.micro_tokens, state.halved_to))
+        return job, state, best
     with job.base.hooks.disabled():
-        return State(history=[{"step": 0, **_watched(job, 0)}]), {}
+        watched = [*job.development, *job.general]
+        smaller, losses = _within_memory(job, watched, partial(_watched, step=0))
+    state = State(history=[{"step": 0, **losses}])
+    if smaller.micro_tokens < job.micro_tokens:
+        state.halved_to = smaller.micro_tokens
+    return smaller, state, {}
+
+
+def _within_memory(job: Job, rows: Sequence[TrainRow], work: Callable[[Job], T]) -> tuple[Job, T]:
+    """(the job as it went through, what `work` gave), with ever smaller passes until it fits.
+
+    Raises:
+        CapabilityError: not even one document at a time fits.
+    """
+    while True:
+        try:
+            return job, work(job)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            said = str(error).partition("\n")[0]
+        # Here, not above: the error holds the frames, and they hold the activations.
+        smaller = halved(job.micro_tokens, rows)
+        if smaller is None:
+            longest = max(len(row.ids) for row in rows)
+            advice = "" if job.recompute else "set `train: {gradient_checkpointing: true}`, "
+            raise CapabilityError(
+                f"Memory ran out on a single document (the longest has {longest} tokens): {said}",
+                f"{advice}lower train.max_tokens, free memory, or take a smaller base.",
+            )
+        machine.give_back()
+        job = replace(job, micro_tokens=smaller)
 
 
 def _watched(job: Job, step: int) -> dict[str, float]:
@@ -180,8 +234,8 @@ def mean_loss(job: Job, rows: Sequence[TrainRow]) -> float:
     """Mean loss in nats per supervised token, no gradient. NaN without rows."""
     total, count = 0.0, 0
     with torch.no_grad():
-        for group in _micro_batches(rows, job.micro_tokens):
-            loss, targets = _loss(job.base, group)
+        for group in micro_batches(rows, job.micro_tokens):
+            loss, targets = loss_of_rows(job.base, group)
             total, count = total + float(loss), count + targets
     return total / count if count else math.nan
 
@@ -199,8 +253,8 @@ def take_step(
     optimiser.zero_grad(set_to_none=True)
     with torch.random.fork_rng():
         torch.manual_seed(derive(job.seed, "step", step))
-        for group in _micro_batches(rows, job.micro_tokens):
-            loss, _ = _loss(job.base, group)
+        for group in micro_batches(rows, job.micro_tokens):
+            loss, _ = loss_of_rows(job.base, group)
             (loss / targets).backward()
             total += float(loss.detach())
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, job.settings.clip))
@@ -210,43 +264,21 @@ def take_step(
     for parameter_group in optimiser.param_groups:
         parameter_group["lr"] = rate
     if math.isfinite(norm):
-        optimiser.step()
+        _update(optimiser)
     return total / targets, norm, sum(len(row.ids) for row in rows)
 
 
-def _rows_of_step(job: Job, step: int) -> list[TrainRow]:
-    """Documents of a step: consecutive places in an endless sequence of shuffled epochs."""
-    count = len(job.rows)
-    chosen = []
-    orders: dict[int, Any] = {}
-    for place in range(step * job.settings.batch, (step + 1) * job.settings.batch):
-        epoch, position = divmod(place, count)
-        if epoch not in orders:
-            orders[epoch] = generator(job.seed, "order", epoch).permutation(count)
-        chosen.append(job.rows[orders[epoch][position]])
-    return chosen
-
-
-def _micro_batches(rows: Sequence[TrainRow], limit: int) -> Iterator[list[TrainRow]]:
-    group: list[TrainRow] = []
-    tokens = 0
-    for row in rows:
-        if group and tokens + len(row.ids) > limit:
-            yield group
-            group, tokens = [], 0
-        group.append(row)
-        tokens += len(row.ids)
-    if group:
-        yield group
-
-
-def _loss(base: Base, rows: Sequence[TrainRow]) -> tuple[Tensor, int]:
-    """(summed loss, number of targets) of some documents in one flat batch."""
-    flat = flatten([row.ids for row in rows], base.device)
-    # A document's first token is predicted by nothing: never by the document before it.
-    marks = [on and i > 0 for row in rows for i, on in enumerate(row.supervised)]
-    targets_N = torch.tensor(marks, device=base.device).nonzero()[:, 0]
-    return summed_loss(base, flat, targets_N, flat.ids_T[targets_N]), len(targets_N)
+def _update(optimiser: torch.optim.Optimizer) -> None:
+    """One update. It must not be redone: out of memory, a part of its state may be there."""
+    try:
+        optimiser.step()
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise CapabilityError(
+            f"Memory ran out for the optimiser's state: {str(error).partition(chr(10))[0]}",
+            "lower the method's rank or targets, free memory, and add --resume.",
+        ) from error
 
 
 def _check_health(state: State, loss: float, norm: float) -> None:
@@ -326,11 +358,11 @@ def _changes_anything(job: Job) -> bool:
         return not torch.equal(adapted, job.base.hidden(flat))
 
 
-def _fused(base: Base) -> bool:
+def fused(base: Base) -> bool:
     return base.device.type in ("cpu", "cuda")
 
 
-def _checkpoint(
+def write_checkpoint(
     job: Job, optimiser: torch.optim.Optimizer, state: State, best: dict[str, Tensor]
 ) -> None:
     tensors = {f"adapter.{k}": v for k, v in job.adapter.state_dict().items()}

@@ -9,6 +9,7 @@ two matrix products a block, and memory that does not grow with the batch.
 Dimension key: N supervised positions, D hidden size, V vocabulary.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,23 +17,63 @@ from torch import Tensor
 from torch.nn import functional
 
 from domainwright.models.base import Base
-from domainwright.models.flat import Flat
+from domainwright.models.flat import Flat, flatten
+from domainwright.models.forms import TrainRow
+from domainwright.models.kernels import cross_entropy
+from domainwright.models.tree import grow
 
 BLOCK = 256
 """Rows at a time: 256 x 49,152 float32 logits are 50 MB."""
 
 
-def summed_loss(base: Base, flat: Flat, targets_N: Tensor, labels_N: Tensor) -> Tensor:
+def loss_of_rows(base: Base, rows: Sequence[TrainRow]) -> tuple[Tensor, int]:
+    """(summed loss in nats, number of targets) of some documents, read together.
+
+    What several of them begin with, a system prompt or a context, is read once: its states and
+    its gradient are those of every document that has it.
+    """
+    flat, sources_N, labels_N = batch_of(base, rows)
+    return summed_loss(base, flat, sources_N, labels_N), len(labels_N)
+
+
+def batch_of(base: Base, rows: Sequence[TrainRow]) -> tuple[Flat, Tensor, Tensor]:
+    """(flat batch, row that predicts each supervised token, that token)."""
+    if base.hooks.dropping or base.feeding == "single":
+        # Noise is drawn for every document anew, so none may stand for another.
+        flat = flatten([row.ids for row in rows], base.device)
+        places = [list(range(d.start, d.stop)) for d in flat.documents()]
+    else:
+        tree = grow([tuple(row.ids) for row in rows])
+        flat = tree.flat(base.device)
+        places = [tree.rows(i, 0, len(row.ids)) for i, row in enumerate(rows)]
+    sources, labels = [], []
+    for row, place in zip(rows, places, strict=True):
+        # A document's first token is predicted by nothing: never by the document before it.
+        marked = [i for i, on in enumerate(row.supervised) if on and i]
+        sources += [place[i - 1] for i in marked]
+        labels += [row.ids[i] for i in marked]
+    return (
+        flat,
+        torch.tensor(sources, dtype=torch.long, device=base.device),
+        torch.tensor(labels, dtype=torch.long, device=base.device),
+    )
+
+
+def summed_loss(base: Base, flat: Flat, sources_N: Tensor, labels_N: Tensor) -> Tensor:
     """Summed loss in nats over the chosen targets of a flat batch, a float32 scalar.
 
     Args:
-        targets_N: positions in the flat batch of the tokens to be predicted.
-        labels_N: their ids. The prediction is read one position before each target.
+        sources_N: row of the flat batch that predicts each target; a shared row may predict
+            several.
+        labels_N: ids of the targets.
     """
+    rows_N, places_N = sources_N.unique(return_inverse=True)
     if not base.plain_head:
-        logits = base.logits(flat, targets_N - 1).float()
+        logits = base.logits(flat, rows_N).float()[places_N]
         return functional.cross_entropy(logits, labels_N, reduction="sum")
-    hidden_ND = base.hidden(flat)[targets_N - 1]
+    hidden_ND = base.hidden(flat, rows_N)
+    if not torch.equal(places_N, torch.arange(len(places_N), device=places_N.device)):
+        hidden_ND = hidden_ND[places_N]
     head = base.model.get_output_embeddings()
     loss: Tensor = _HeadLoss.apply(hidden_ND, head.weight, getattr(head, "bias", None), labels_N)
     return loss
@@ -48,15 +89,11 @@ class _HeadLoss(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
         for start in range(0, len(hidden_ND), BLOCK):
             rows = slice(start, start + BLOCK)
-            labels = labels_N[rows, None]
-            logits = functional.linear(hidden_ND[rows], head_VD, bias_V).float()
-            chosen = logits.gather(1, labels)
-            normaliser = logits.logsumexp(1, keepdim=True)
-            total += (normaliser - chosen).sum()
+            logits = functional.linear(hidden_ND[rows], head_VD, bias_V)
+            loss, _ = cross_entropy(logits, labels_N[rows], gradient=wants_gradient)
+            total += loss.sum()
             if gradient_ND is not None:
-                share = logits.sub_(normaliser).exp_()
-                share.scatter_add_(1, labels, torch.full_like(chosen, -1.0))
-                gradient_ND[rows] = share.to(hidden_ND.dtype) @ head_VD
+                torch.mm(logits, head_VD, out=gradient_ND[rows])
         ctx.save_for_backward(gradient_ND)
         return total
 

@@ -34,6 +34,9 @@ class TrainSettings:
     """Refuse to train when more than this share of the rows would be set aside. In [0, 1]."""
     micro_tokens: int | None = None
     """Tokens in one forward pass. None: from the memory budget. Changes memory, not results."""
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    """Compute activations twice instead of keeping them. "auto": where the run would not fit
+    otherwise. Changes memory and time, not results."""
     checks: int = 5
     """How often the development loss and forgetting are measured during the run."""
     patience: int | None = None

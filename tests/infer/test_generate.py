@@ -9,6 +9,7 @@ import torch
 from domainwright.core.errors import ConfigError
 from domainwright.infer import generate
 from domainwright.infer.generate import answer
+from domainwright.infer.likelihood import Request, score
 from domainwright.models.template import Template
 from tests.tiny import CONFIGS, PACKED, chat, documents, own_logits, tiny_base
 
@@ -57,51 +58,100 @@ def test_answers_equal_transformers_one_by_one(family):
     )
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "gpt2"])
-@pytest.mark.parametrize("limits", [(1, 10_000), (3, 10_000), (32, 60)])
-def test_batches_of_any_size_give_the_same(family, limits, monkeypatch):
-    prompts = documents(LENGTHS, seed=5)
-    base = stopping_base(family, prompts, 8)
-    whole = answer(base, prompts, new_tokens=8)
-    monkeypatch.setattr(generate, "BATCH_ROWS", limits[0])
-    monkeypatch.setattr(generate, "BATCH_TOKENS", limits[1])
-    sizes = []
-    run = generate._Batch.run
-    monkeypatch.setattr(
-        generate._Batch, "run", lambda self: (sizes.append(self.prompts), run(self))[1]
-    )
-    steps = []
-    parts = answer(base, prompts, new_tokens=8, listen=steps.append, stage="s")
-    assert [a.ids for a in parts] == [a.ids for a in whole]
-    assert sum(len(s) for s in sizes) == len(prompts) and len(sizes) > 1
-    for batch in sizes:
-        assert len(batch) <= limits[0]
-        assert len(batch) == 1 or len(batch) * (max(map(len, batch)) + 8) <= limits[1]
-    assert [(s.stage, s.done, s.total) for s in steps][-1] == ("s", len(prompts), len(prompts))
-
-
-def test_finished_rows_leave_the_batch(monkeypatch):
-    """Half of the rows end early; the work shrinks and the answers do not change."""
-    base, prompts = tiny_base(), documents(tuple(range(3, 19)), seed=6)
-    monkeypatch.setattr(Template, "stops", property(lambda self: set(range(90))))
-    alone = [answer(base, [p], new_tokens=14)[0].ids for p in prompts]
-    assert len({len(ids) for ids in alone}) > 3
-    rows = []
+def shapes(base, monkeypatch):
+    """(rows, tokens) of every forward pass, noted as they happen."""
+    noted = []
     forward = base.model.base_model.forward
     monkeypatch.setattr(
         base.model.base_model,
         "forward",
-        lambda *a, **k: (rows.append(len(k["input_ids"])), forward(*a, **k))[1],
+        lambda *a, **k: (noted.append(tuple((*a, k.get("input_ids"))[0].shape)), forward(*a, **k))[
+            1
+        ],
     )
+    return noted
+
+
+def sharing_prompts(count, seed):
+    """Prompts of different lengths after the same block, one of them continuing another."""
+    block, *questions = documents((21, *(1 + n * 7 % 13 for n in range(count))), seed)
+    found = [[*block, *q] for q in questions]
+    return [*found, [*found[0], 5, 6], found[1], block, *documents((3, 30), seed + 1)]
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("limits", [(2, 10_000, 50), (5, 150, 4096), (64, 16_384, 1)])
+def test_answers_of_any_memory_are_the_same(family, limits, monkeypatch):
+    """Few rows, few columns, few prompts read at a time: rows are refilled and moved."""
+    prompts = sharing_prompts(12, seed=5)
+    base = stopping_base(family, prompts, 9)
+    names = ("BATCH_ROWS", "BATCH_TOKENS", "READ_TOKENS")
+    for name, value in zip(names, limits, strict=True):
+        monkeypatch.setattr(generate, name, value)
+    steps = []
+    noted = shapes(base, monkeypatch)
+    references = documents(tuple(1 + n % 4 for n in range(len(prompts))), seed=6)
+    got = answer(base, prompts, new_tokens=9, references=references, listen=steps.append, stage="s")
+    packed = noted[:]
+    assert [(a.ids, a.ended) for a in got] == [library(base, p, 9) for p in prompts]
+    for prompt, wanted, result in zip(prompts, references, got, strict=True):
+        (alone,) = score(base, [Request(prompt, wanted)])
+        assert result.reference.log_probability == pytest.approx(alone.log_probability, abs=1e-4)
+        assert result.reference.greedy == alone.greedy
+    last = steps[-1]
+    assert (last.stage, last.done, last.total) == ("s", len(prompts), len(prompts))
+    if base.feeding == "packed" and base.plain_head:
+        assert max(rows for rows, tokens in packed if tokens == 1) <= limits[0]
+        longest = max(map(len, prompts)) + max(map(len, references))
+        assert max(tokens for _, tokens in packed) <= max(limits[2], longest)
+
+
+def test_what_prompts_share_is_read_once(monkeypatch):
+    base, prompts = tiny_base(), sharing_prompts(12, seed=7)
+    noted = shapes(base, monkeypatch)
+    answer(base, prompts, new_tokens=1)
+    prefixes = {tuple(p[:n]) for p in prompts for n in range(1, len(p) + 1)}
+    assert noted == [(1, len(prefixes))] and len(prefixes) < sum(map(len, prompts)) / 2
+
+
+def test_a_finished_row_is_filled_again_and_a_draining_batch_shrinks(monkeypatch):
+    """Answers of many lengths: no step is spent on a row while another prompt waits for it."""
+    base, prompts = tiny_base(), documents(tuple(range(3, 27)), seed=6)
+    monkeypatch.setattr(Template, "stops", property(lambda self: set(range(90))))
+    alone = [answer(base, [p], new_tokens=14)[0].ids for p in prompts]
+    assert len({len(ids) for ids in alone}) > 3
+    monkeypatch.setattr(generate, "BATCH_ROWS", 6)
+    noted = shapes(base, monkeypatch)
     got = answer(base, prompts, new_tokens=14)
     assert [a.ids for a in got] == alone
-    # The prompts in one flat row; then all rows, until half of them are finished, and so on.
-    want, active = [1], 16
-    for step in range(13):
-        live = sum(len(ids) > step for ids in alone)
-        active = live if 2 * live <= active else active
-        want.append(active)
-    assert rows == want and len(set(rows)) > 3
+    assert noted[0] == (1, sum(map(len, prompts)))
+    # The longest prompts go first; each row that is free takes the next.
+    waiting, rows, want, width = list(range(24)), [], [], 6
+    while True:
+        rows = [n for n in rows if n > 1]
+        while waiting and len(rows) < 6:
+            ids = alone[waiting.pop()]
+            # The first token comes with the prompt; the last step meets the stop or the limit.
+            if steps := min(13, len(ids)):
+                rows.append(steps + 1)
+        rows = [n - 1 for n in rows]
+        if not rows:
+            break
+        if 2 * len(rows) <= width:
+            width = len(rows)
+        want.append((width, 1))
+    assert noted[1:] == want and len(set(want)) > 2
+
+
+def test_a_few_long_prompts_do_not_take_the_rows_of_many_short_ones(monkeypatch):
+    monkeypatch.setattr(generate, "BATCH_TOKENS", 400)
+    base = tiny_base()
+    prompts = documents((90, 5, 6, 7, 8, 9, 10, 11), seed=2)
+    noted = shapes(base, monkeypatch)
+    got = answer(base, prompts, new_tokens=5)
+    assert [a.ids for a in got] == [library(base, p, 5)[0] for p in prompts]
+    assert max(rows for rows, tokens in noted if tokens == 1) == 7
+    assert generate._rows(90, 5) == 4 and generate._rows(1000, 5) == 1
 
 
 def test_an_answer_stops_at_the_length_limit_and_reads_no_more(monkeypatch):

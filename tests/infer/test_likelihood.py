@@ -23,7 +23,7 @@ SHORT = 40
 
 def brute(base, context, answer):
     """(Σ log p, all greedy), from the whole table of log-probabilities."""
-    table = own_logits(base.model, context + answer).double().log_softmax(-1)
+    table = own_logits(base.model, (context + answer)[:-1]).double().log_softmax(-1)
     rows = range(len(context) - 1, len(context) + len(answer) - 1)
     pairs = list(zip(rows, answer, strict=True))
     return sum(float(table[r, t]) for r, t in pairs), all(
@@ -69,7 +69,8 @@ def test_batches_and_blocks_of_any_size_give_the_same(monkeypatch):
     for a, b in zip(whole, parts, strict=True):
         assert a.log_probability == pytest.approx(b.log_probability, abs=1e-4)
         assert (a.greedy, a.tokens) == (b.greedy, b.tokens)
-    assert all(len(s) == 1 or sum(len(k[0]) for k in s) <= 40 for s in sizes) and len(sizes) > 5
+    assert all(len(s) == 1 or sum(len(k[0]) - 1 for k in s) <= 40 for s in sizes)
+    assert len(sizes) > 5
     assert (steps[-1].done, steps[-1].total) == (12, 12)
 
 
@@ -88,6 +89,99 @@ def test_equal_requests_are_computed_once(monkeypatch):
     got = score(base, [*requests, requests[1], moved, requests[0]])
     assert len(seen) == 4 and got[3] == got[1] and got[5] == got[0] != got[4]
     assert score(base, []) == []
+
+
+def sharing_requests(seed, context=256):
+    """Requests that share beginnings in every way; some are cut on the left."""
+    rng = random.Random(seed)
+    block, other, *parts = documents((30, 17, *(rng.randrange(1, 9) for _ in range(24))), seed)
+    found = []
+    for number in range(0, len(parts), 4):
+        question = [*(block if number % 8 else other), *parts[number]]
+        found.append(Request(question, parts[number + 1]))
+        found.append(Request(question, [*parts[number + 1], *parts[number + 2]]))  # continues it
+        found.append(Request([*question, *parts[number + 1]], parts[number + 2]))  # another split
+        found.extend(Request(question, [token]) for token in (5, 9, 200))  # one row, three labels
+        found.append(Request(question, [*parts[number + 1][:1], *parts[number + 3]]))
+    found.append(Request(block[:3], block[3:]))  # a prefix of the others
+    found.append(Request(block[:1], block[1:2]))
+    found.append(Request(documents((context,), seed + 1)[0], parts[0]))  # cut
+    found.append(Request([7, *documents((context,), seed + 1)[0]], parts[0]))  # cut to the same
+    rng.shuffle(found)
+    return found
+
+
+@pytest.mark.parametrize("limits", [(8192, 256), (60, 7)])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_sharing_requests_score_as_alone(family, limits, monkeypatch):
+    monkeypatch.setattr(likelihood, "BATCH_TOKENS", limits[0])
+    monkeypatch.setattr(likelihood, "HEAD_ROWS", limits[1])
+    base = tiny_base(family, max_position_embeddings=64)
+    requests = sharing_requests(3, base.context)
+    for request, result in zip(requests, score(base, requests), strict=True):
+        whole = [*request.context, *request.continuation][-(base.context + 1) :]
+        count = len(request.continuation)
+        want, is_greedy = brute(base, whole[:-count], whole[-count:])
+        assert result.log_probability == pytest.approx(want, abs=2e-4)
+        assert (result.greedy, result.tokens) == (is_greedy, count)
+
+
+def reads(base, monkeypatch):
+    """(tokens read, rows through the head) per batch, noted as they happen."""
+    noted = []
+    hidden, project = base.hidden, base.project
+    monkeypatch.setattr(
+        base, "hidden", lambda flat, *a: (noted.append([flat.tokens, 0]), hidden(flat, *a))[1]
+    )
+
+    def projected(x):
+        noted[-1][1] += len(x)
+        return project(x)
+
+    monkeypatch.setattr(base, "project", projected)
+    return noted
+
+
+def test_what_requests_share_is_read_once(monkeypatch):
+    base = tiny_base()
+    noted = reads(base, monkeypatch)
+    requests = sharing_requests(4)
+    score(base, requests)
+    cut = [tuple(r.context + r.continuation)[-(base.context + 1) :] for r in requests]
+    inputs = {whole[:n] for whole in cut for n in range(1, len(whole))}
+    rows = {
+        whole[: len(whole) - k]
+        for whole, r in zip(cut, requests, strict=True)
+        for k in range(1, len(r.continuation) + 1)
+    }
+    assert noted == [[len(inputs), len(rows)]]
+    assert len(inputs) < sum(map(len, cut)) / 3
+    assert len(rows) < sum(len(r.continuation) for r in requests)
+
+
+def test_a_block_that_all_share_is_read_once_per_batch(monkeypatch):
+    base = tiny_base()
+    noted = reads(base, monkeypatch)
+    block, *questions = documents((50, *[10] * 40), seed=5)
+    requests = [Request([*block, *q], [t]) for q in questions for t in (4, 5, 6)]
+    monkeypatch.setattr(likelihood, "BATCH_TOKENS", 160)
+    score(base, requests)
+    own = sum(tokens for tokens, _ in noted) - 50 * len(noted)
+    assert 380 <= own <= 400 and len(noted) == 4 and sum(rows for _, rows in noted) == 40
+    assert max(tokens for tokens, _ in noted) <= 160
+
+
+def test_logits_of_a_capped_head_are_bounded(monkeypatch):
+    """Gemma 2's head is not one matrix product, so all logits of a batch exist at once."""
+    base = tiny_base("gemma2")
+    assert not base.plain_head
+    rows = []
+    logits = base.logits
+    monkeypatch.setattr(base, "logits", lambda f, n: (rows.append(len(n)), logits(f, n))[1])
+    monkeypatch.setattr(likelihood, "HEAD_ROWS", 20)
+    requests = random_requests(8, 12)
+    score(base, requests)
+    assert max(rows) <= max(20, max(len(r.continuation) for r in requests)) and len(rows) > 3
 
 
 def test_a_continuation_beyond_the_context_is_refused():

@@ -67,7 +67,8 @@ def test_we_read_a_folder_of_peft(family, tmp_path):
     adapter = LORA.load(base, tmp_path)
     assert adapter.settings.rank == 4 and adapter.settings.alpha == 6.0
     adapter.attach()
-    torch.testing.assert_close(logits(base), peft_logits(model), rtol=0, atol=1e-5)
+    # Logits reach 25; the fused trunk sums in another order than PEFT.
+    torch.testing.assert_close(logits(base), peft_logits(model), rtol=0, atol=5e-5)
     # Written again by us, PEFT still reads it.
     adapter.save(tmp_path / "again")
     again = peft.PeftModel.from_pretrained(tiny_model(family), tmp_path / "again")

@@ -8,9 +8,12 @@ import torch
 import transformers
 from torch.nn import functional
 
+from domainwright.methods import METHODS
+from domainwright.methods.lora import LoraSettings
 from domainwright.models.flat import flatten
-from domainwright.train import loop, loss, schedule
-from domainwright.train.loss import summed_loss
+from domainwright.models.forms import TrainRow
+from domainwright.train import loop, loss, order, schedule
+from domainwright.train.loss import batch_of, loss_of_rows, summed_loss
 from tests.tiny import CONFIGS, documents, own_logits, tiny_base, tiny_model, train_rows
 from tests.train.runs import LENGTHS, make_job
 
@@ -28,14 +31,14 @@ def test_the_loss_head_equals_autograd(family, block, monkeypatch):
     table = torch.cat([own_logits(base.model, row.ids) for row in rows])
     want = functional.cross_entropy(table[targets - 1], flat.ids_T[targets], reduction="sum")
     (want_grad,) = torch.autograd.grad(3 * want, weight)
-    got = summed_loss(base, flat, targets, flat.ids_T[targets])
+    got = summed_loss(base, flat, targets - 1, flat.ids_T[targets])
     assert got.dtype == torch.float32 and got.shape == ()
     (got_grad,) = torch.autograd.grad(3 * got, weight)
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
     scale = float(want_grad.abs().max())
     torch.testing.assert_close(got_grad, want_grad, rtol=1e-4, atol=1e-5 * scale)
     with torch.no_grad():
-        quiet = summed_loss(base, flat, targets, flat.ids_T[targets])
+        quiet = summed_loss(base, flat, targets - 1, flat.ids_T[targets])
     torch.testing.assert_close(quiet, want.detach(), rtol=1e-5, atol=1e-5)
 
 
@@ -51,7 +54,7 @@ def test_a_documents_first_token_is_never_a_target():
     job = make_job("/nowhere")
     (a, b) = train_rows((5, 6), prompt=0)
     assert a.supervised[0] and b.supervised[0] and (a.targets, b.targets) == (4, 5)
-    total, count = loop._loss(job.base, [a, b])
+    total, count = loss_of_rows(job.base, [a, b])
     want = 0.0
     for row in (a, b):
         table = own_logits(job.base.model, row.ids).log_softmax(-1)
@@ -108,7 +111,7 @@ def test_the_gradient_is_clipped_and_its_norm_is_told():
 @pytest.mark.parametrize("limit", [1, 20, 25, 10_000])
 def test_micro_batches_hold_every_row_in_order(limit):
     rows = train_rows(LENGTHS)
-    groups = list(loop._micro_batches(rows, limit))
+    groups = list(order.micro_batches(rows, limit))
     assert [row for group in groups for row in group] == rows
     assert all(len(g) == 1 or sum(len(r.ids) for r in g) <= limit for g in groups)
     assert len(groups) == {1: 8, 20: 6, 25: 5, 10_000: 1}[limit]
@@ -116,12 +119,18 @@ def test_micro_batches_hold_every_row_in_order(limit):
 
 def test_epochs_visit_every_row_once_in_changing_order():
     job = make_job("/nowhere")
-    seen = [row.id for step in range(16) for row in loop._rows_of_step(job, step)]
+    seen = [
+        row.id
+        for step in range(16)
+        for row in order.rows_of_step(job.rows, job.settings.batch, job.seed, step)
+    ]
     epochs = [seen[n : n + 8] for n in range(0, 48, 8)]
     assert all(sorted(e) == sorted(r.id for r in job.rows) for e in epochs)
     assert len({tuple(e) for e in epochs}) == 6
     other = make_job("/nowhere", seed=6)
-    assert [row.id for row in loop._rows_of_step(other, 0)] != seen[:3]
+    assert [
+        row.id for row in order.rows_of_step(other.rows, other.settings.batch, other.seed, 0)
+    ] != seen[:3]
 
 
 def theirs(scheduler, steps, **more):
@@ -170,7 +179,7 @@ def test_five_steps_equal_a_plain_loop_over_peft(tmp_path):
     losses, norms = [], []
     for step, factor in enumerate(factors):
         total, count = 0.0, 0
-        for row in loop._rows_of_step(job, step):
+        for row in order.rows_of_step(job.rows, job.settings.batch, job.seed, step):
             table = model(input_ids=torch.tensor([row.ids]), use_cache=False).logits[0]
             labels = torch.tensor(row.ids[1:])
             labels[: row.supervised.index(True) - 1] = -100
@@ -191,3 +200,43 @@ def test_five_steps_equal_a_plain_loop_over_peft(tmp_path):
         for side, ours in (("A", a), ("B", b)):
             want = trained[f"base_model.model.{layer.path}.lora_{side}.default.weight"]
             torch.testing.assert_close(ours, want, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_what_rows_begin_with_alike_is_read_once_and_learned_by_all(family):
+    """The oracle reads every row alone; the same row twice, and one that another continues."""
+    one, two, three = (row.ids for row in train_rows((9, 14, 6)))
+    rows = [
+        TrainRow(str(i), ids, [j >= first for j in range(len(ids))])
+        for i, (ids, first) in enumerate(
+            [(one, 2), (one[:5] + two, 7), (one[:5] + three, 3), (one, 4), (one[:5] + two[:4], 1)]
+        )
+    ]
+    base = tiny_base(family)
+    adapter = METHODS.get("lora").build(base, LoraSettings(rank=2), 0)
+    with torch.no_grad():
+        for b in adapter.B:
+            b.copy_(torch.linspace(-0.1, 0.1, b.numel()).view(b.shape))
+    adapter.attach()
+    parameters = list(adapter.parameters())
+    loss, count = loss_of_rows(base, rows)
+    got = torch.autograd.grad(loss, parameters)
+    parts = [loss_of_rows(base, [row]) for row in rows]
+    want = torch.autograd.grad(sum(part for part, _ in parts), parameters)
+    assert count == sum(n for _, n in parts) == sum(row.targets for row in rows)
+    total = sum(part.detach() for part, _ in parts)
+    assert float(loss.detach()) == pytest.approx(float(total), rel=1e-5)
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max()) + 1e-7)
+    flat, _, _ = batch_of(base, rows)
+    read = len(one) + len(two) + len(three)  # beginnings and the repeated row once
+    assert flat.tokens == (read if family != "mamba" else sum(len(row.ids) for row in rows))
+
+
+def test_where_inputs_are_dropped_no_row_stands_for_another():
+    base = tiny_base()
+    METHODS.get("lora").build(base, LoraSettings(rank=2, dropout=0.5), 0).attach()
+    rows = train_rows((7,)) * 2
+    assert batch_of(base, rows)[0].tokens == 14
+    with torch.no_grad():
+        assert batch_of(base, rows)[0].tokens == 7  # no noise without a gradient

@@ -6,13 +6,10 @@ import re
 import pytest
 from jinja2 import Environment
 
-from domainwright.core.errors import CapabilityError, ConfigError, DataError
+from domainwright.core.errors import ConfigError, DataError
 from domainwright.core.records import Choice, Text
-from domainwright.methods import METHODS
 from domainwright.models.forms import TrainRow, encode_rows
 from domainwright.models.template import Template
-from domainwright.train import memory
-from domainwright.train.memory import bytes_per_token, micro_tokens
 from domainwright.train.preflight import check_detectable, check_rows, check_template
 from domainwright.train.settings import TrainSettings
 from tests.tiny import BEGIN, CHATML, chat, tiny_base, tiny_tokenizer
@@ -222,35 +219,6 @@ def test_settings_out_of_range_are_refused(wrong):
 
 def test_the_defaults_are_in_range():
     assert TrainSettings(steps=1, patience=1, micro_tokens=1).batch == 8
-
-
-def test_a_budget_too_small_is_refused_with_numbers():
-    base = tiny_base()
-    lora = METHODS.get("lora")
-    adapter = lora.build(base, lora.Settings(), 0)
-    fixed = 4 * base.parameters + 16 * adapter.trainable + 12 * 256 * 320 + 700 * 2**20
-    with pytest.raises(CapabilityError) as caught:
-        micro_tokens(base, adapter, 0.5, 1000)
-    needed = (fixed + 1000 * bytes_per_token(base)) / 1e9
-    assert needed > 0.5
-    assert caught.value.cause == (
-        f"Training on tiny-llama needs about {needed:.1f} GB for the longest document "
-        "(1000 tokens), and the budget is 0.5 GB."
-    )
-    assert "train.max_tokens" in caught.value.fix
-    enough = (fixed + 1500.5 * bytes_per_token(base)) / 1e9
-    assert micro_tokens(base, adapter, enough, 1000) == 1500
-    assert micro_tokens(base, adapter, enough, 1500) == 1500
-    with pytest.raises(CapabilityError):
-        micro_tokens(base, adapter, enough, 1501)
-    assert micro_tokens(base, adapter, 64.0, 1000) == memory.LARGEST
-    assert micro_tokens(base, adapter, 64.0, 5000) == 5000
-
-
-def test_the_activations_of_a_token_are_counted():
-    """Two blocks; llama: q, k, v, o, gate, up, down with d = 32, k = 16, F = 48."""
-    inputs, outputs = 2 * (6 * 32 + 48), 2 * (32 + 16 + 16 + 32 + 48 + 48 + 32)
-    assert bytes_per_token(tiny_base()) == int(4 * (1.5 * inputs + outputs) + 4 * inputs)
 
 
 def test_the_template_language_is_the_one_of_transformers():

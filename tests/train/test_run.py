@@ -12,7 +12,7 @@ from domainwright.core.errors import ConfigError, RunFailed
 from domainwright.core.lock import lock
 from domainwright.models.flat import flatten
 from domainwright.models.forms import TrainRow
-from domainwright.train import checkpoint, loop
+from domainwright.train import checkpoint, loop, order
 from domainwright.train.loop import Interrupted, train
 from tests.tiny import documents, own_logits, tiny_base
 from tests.train.runs import make_job
@@ -44,7 +44,7 @@ def test_a_run_measures_itself(tmp_path):
     got = train(job, listen=steps.append)
     assert got.base_loss == pytest.approx(base_loss) and got.best_loss < base_loss
     assert got.steps == 6 and got.tokens == sum(
-        len(r.ids) for n in range(6) for r in loop._rows_of_step(job, n)
+        len(r.ids) for n in range(6) for r in order.rows_of_step(job.rows, 3, job.seed, n)
     )
     assert got.tokens_per_s == pytest.approx(got.tokens / got.seconds) and got.peak_rss_mib > 50
     assert [(s.stage, s.done, s.total) for s in steps] == [
@@ -165,7 +165,7 @@ def test_health_needs_finite_numbers(loss, norm):
 def test_a_gradient_that_is_not_finite_is_not_applied(tmp_path, monkeypatch):
     job = make_job(tmp_path)
     job.adapter.attach()
-    monkeypatch.setattr(loop, "_loss", lambda base, rows: (job.adapter.B[0].sum() * math.nan, 1))
+    monkeypatch.setattr(loop, "loss_of_rows", lambda base, rows: (job.adapter.B[0].sum() * math.nan, 1))
     before = state_of(job)
     optimiser = torch.optim.AdamW(job.adapter.parameters())
     loop.take_step(job, optimiser, list(job.adapter.parameters()), 0, job.rows[:2])

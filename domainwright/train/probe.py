@@ -1,0 +1,216 @@
+"""What training costs on this machine: two steps of different size, a few seconds.
+
+    memory     the line through the peaks of a small and a large pass
+    seconds    per pass + work · (seconds per FLOP), from the same two passes
+    work       4·P·tokens + 4·V·D·targets + 7·q·Σ length²        FLOPs of one training pass
+
+P: parameters of the blocks' linear layers; V·D: the head; q: width of all attention layers
+together. Forward and input gradients are 2 each (methods.md §10.4), causal attention 7/2 of
+2·q·s². Only the two rates are measured, so the line holds for other lengths and label shares.
+
+The adapter that is probed is one of its own and the rows are whole training documents, so the
+pass is the run's: same hooks, same kernels, same optimiser.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from domainwright.methods._adapter import Adapter
+from domainwright.models.base import Base
+from domainwright.models.forms import TrainRow
+from domainwright.train import checkpoint, loop
+from domainwright.train.loss import BLOCK
+from domainwright.train.memory import Line, Meter, largest_pass
+from domainwright.train.recompute import recomputed
+from domainwright.train.settings import TrainSettings
+
+SECONDS = 2.0
+"""About how long the large pass may take."""
+FEWEST = 640
+"""Tokens of the large pass on the slowest machine: fewer would not show the slope."""
+FULL = BLOCK + 32
+"""Tokens of the small pass at least: below, the head's block is not full yet, and the line from
+there would rise too fast."""
+WARM, TIMED = 48, 192
+"""Tokens of the first pass, which pays for everything once, and of the one that tells the rate."""
+PIECE = 64
+"""Tokens of a document in the small pass, where attention is to cost nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """Rates of one base with one adapter."""
+
+    resident_mib: float
+    """Held before the run."""
+    training: Line
+    """Memory over `resident_mib` by tokens of a training pass, optimiser included."""
+    reading: Line
+    """The same for a pass without gradients."""
+    seconds_per_pass: float
+    seconds_per_flop: float
+    reading_seconds_per_token: float
+    checkpoint_seconds: float
+    kept_mib: float
+    """Copy of the best state."""
+
+    def peak_mib(self, tokens: int, watched: int) -> float:
+        """Peak with `tokens` in the largest training pass, `watched` in the largest check."""
+        over = max(self.training.at(tokens), self.reading.at(watched))
+        return self.resident_mib + self.kept_mib + over
+
+    def seconds(self, passes: int, flops: float) -> float:
+        return self.seconds_per_pass * passes + self.seconds_per_flop * flops
+
+
+def work(base: Base, rows: Sequence[TrainRow]) -> float:
+    """FLOPs of training passes over `rows`."""
+    linear = sum(x.inputs * x.outputs for x in base.hooks.linears)
+    width = sum(x.outputs if x.point in ("q", "qkv") else 0 for x in base.hooks.linears)
+    head = base.head_VD.numel()
+    return sum(
+        4.0 * linear * len(r.ids) + 4.0 * head * r.targets + 7.0 * width * len(r.ids) ** 2
+        for r in rows
+    )
+
+
+def probe(
+    base: Base,
+    build: Callable[[], Adapter],
+    rows: Sequence[TrainRow],
+    settings: TrainSettings,
+    *,
+    recompute: bool = False,
+) -> Costs:
+    """Measure the rates. The base is bare again afterwards, and no random stream has moved.
+
+    Args:
+        build: makes an adapter like the run's.
+        rows: training documents; the first ones are read.
+    """
+    adapter = build()
+    parameters = [p for p in adapter.parameters() if p.requires_grad]
+    meter = Meter(base.device)
+    with tempfile.TemporaryDirectory() as folder:
+        job = _job(base, adapter, settings, Path(folder), recompute)
+        optimiser = torch.optim.AdamW(parameters, lr=0.0, fused=loop.fused(base))
+
+        def step(documents: Sequence[TrainRow]) -> float:
+            begun = time.perf_counter()
+            loop.take_step(job, optimiser, parameters, 0, documents)
+            _wait(base)
+            return time.perf_counter() - begun
+
+        resident = meter.reset()
+        with adapter.attached(), recomputed(base, recompute):
+            step(_cut(rows, WARM, WARM))
+            job = replace(job, micro_tokens=TIMED)
+            few, many = _sizes(base, step(_cut(rows, TIMED, PIECE)) / TIMED)
+            small, large = _cut(rows, few, PIECE), _cut(rows, many, many)
+            # Adapter, gradients and optimiser; measured here, before the allocator has gaps.
+            state = max(0.0, meter.reset() - resident)
+            peaks, seconds = [], []
+            for documents in (small, large):
+                # In one pass whatever its size: the limit of the run is what is to be found.
+                tokens = sum(len(r.ids) for r in documents)
+                job = replace(job, micro_tokens=tokens)
+                held = meter.reset()
+                step([_labelled(r) for r in documents])
+                # Again for the time: the first pass of a size pays for its memory. The peak is
+                # that of both, for freed memory is not all found again.
+                seconds.append(step(documents))
+                peaks.append((tokens, meter.peak_mib() - held))
+            held = meter.reset()
+            begun = time.perf_counter()
+            loop.mean_loss(job, large)
+            _wait(base)
+            reading, read_mib = time.perf_counter() - begun, meter.peak_mib() - held
+        saved = _checkpoint_seconds(job, optimiser)
+    training = Line.through(*peaks)
+    per_pass, per_flop = _rates(work(base, small), seconds[0], work(base, large), seconds[1])
+    trained = sum(p.numel() for p in parameters)
+    return Costs(
+        resident_mib=resident,
+        # What the optimiser and the gradients hold between the steps is part of the run.
+        training=replace(training, fixed_mib=training.fixed_mib + state),
+        reading=Line.through((0, state), (peaks[1][0], state + read_mib)),
+        seconds_per_pass=per_pass,
+        seconds_per_flop=per_flop,
+        reading_seconds_per_token=reading / peaks[1][0],
+        checkpoint_seconds=saved,
+        kept_mib=4 * trained / 2**20,
+    )
+
+
+def _sizes(base: Base, seconds_per_token: float) -> tuple[int, int]:
+    """Tokens of the small and of the large pass."""
+    wanted = int(SECONDS / max(seconds_per_token, 1e-9))
+    many = min(max(FEWEST, wanted), largest_pass(base.device))
+    return max(min(FULL, many // 2), many // 3), many
+
+
+def _rates(few: float, few_seconds: float, many: float, many_seconds: float) -> tuple[float, float]:
+    """(seconds per pass, seconds per FLOP); a negative pass is noise, and then nothing."""
+    per_flop = (many_seconds - few_seconds) / (many - few) if many > few else 0.0
+    per_pass = few_seconds - few * per_flop
+    if per_flop <= 0 or per_pass < 0:
+        return 0.0, many_seconds / many
+    return per_pass, per_flop
+
+
+def _cut(rows: Sequence[TrainRow], tokens: int, longest: int) -> list[TrainRow]:
+    """Documents of at most `longest` tokens with `tokens` in all, the rows again if need be."""
+    chosen: list[TrainRow] = []
+    while tokens > 1:
+        for row in rows:
+            size = min(len(row.ids), longest, tokens)
+            if size < 2:
+                continue
+            chosen.append(replace(row, ids=row.ids[:size], supervised=row.supervised[:size]))
+            tokens -= size
+            if tokens < 2:
+                break
+    # A prompt cut before its answer has no target, and a step needs one.
+    return chosen if any(r.targets for r in chosen) else [_labelled(r) for r in chosen]
+
+
+def _labelled(row: TrainRow) -> TrainRow:
+    """Every token with loss: the head works in blocks, and a full block is its peak."""
+    return replace(row, supervised=[True] * len(row.ids))
+
+
+def _checkpoint_seconds(job: loop.Job, optimiser: torch.optim.Optimizer) -> float:
+    best = {k: v.detach().clone() for k, v in job.adapter.state_dict().items()}
+    begun = time.perf_counter()
+    loop.write_checkpoint(job, optimiser, checkpoint.State(), best)
+    return time.perf_counter() - begun
+
+
+def _wait(base: Base) -> None:
+    if base.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _job(
+    base: Base, adapter: Adapter, settings: TrainSettings, folder: Path, recompute: bool
+) -> loop.Job:
+    return loop.Job(
+        base=base,
+        adapter=adapter,
+        rows=[],
+        development=[],
+        general=[],
+        settings=settings,
+        steps=1,
+        learning_rate=0.0,
+        micro_tokens=WARM,
+        seed=0,
+        folder=folder,
+        run_hash="probe",
+        recompute=recompute,
+    )
