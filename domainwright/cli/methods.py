@@ -25,6 +25,8 @@ def methods(
                 "summary": METHODS.get(n).summary,
                 "parameters": METHODS.get(n).parameter_formula,
                 "merges": bool(METHODS.get(n).merge_rtol),
+                "peft": METHODS.get(n).peft_type,
+                "learning_rate": METHODS.get(n).learning_rate,
             }
             for n in METHODS.names()
         ),
@@ -36,4 +38,7 @@ def methods(
         print(f"{entry['name']:<12} {entry['kind']:<10} {entry['summary']}")
         if "parameters" in entry:
             print(f"{'':<23} parameters: {entry['parameters']}")
+            forms = ["merged"] if entry["merges"] else []
+            forms += [f"peft ({entry['peft']})"] if entry["peft"] else []
+            print(f"{'':<23} exports: {', '.join(forms) or 'none; Domainwright alone loads it'}")
     print("\nA method and a prompting strategy go together as lora+rag.")

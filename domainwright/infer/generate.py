@@ -23,7 +23,8 @@ from domainwright.infer.likelihood import Likelihood, Request, likelihoods, proj
 from domainwright.models.base import Base
 from domainwright.models.tree import Tree, grow, shared
 
-BATCH_ROWS = 64
+BATCH_ROWS = 96
+"""More rows make no product faster per row on a CPU; 96 take 1.5 times as long as 48."""
 BATCH_TOKENS = 16_384
 """Columns of all rows together: bounds the memory of the cache in which answers grow."""
 READ_TOKENS = 4096
@@ -202,15 +203,25 @@ class _Run:
         device = self.base.device
         last_B = [self.written[i][-1] if i is not None else 0 for i in owners]
         positions_B1, seen = slots.open()
-        out = self.base.model.base_model(
-            input_ids=torch.tensor(last_B, device=device)[:, None],
-            position_ids=positions_B1,
-            attention_mask=seen,
-            past_key_values=slots.cache,
-            use_cache=True,
+        ids_B = torch.tensor(last_B, device=device)
+        states_BD = self.base.read_one(
+            ids_B,
+            positions_B1[:, 0],
+            slots.begins_B,
+            slots.length,
+            [(layer.keys, layer.values) for layer in slots.layers],
         )
+        if states_BD is None:
+            out = self.base.model.base_model(
+                input_ids=ids_B[:, None],
+                position_ids=positions_B1,
+                attention_mask=seen,
+                past_key_values=slots.cache,
+                use_cache=True,
+            )
+            states_BD = out.last_hidden_state[:, -1]
         slots.close()
-        tokens = self.base.project(out.last_hidden_state[:, -1]).float().argmax(-1).tolist()
+        tokens = self.base.project(states_BD).argmax(-1).tolist()
         for row, (i, token) in enumerate(zip(owners, tokens, strict=True)):
             if i is not None and not self._take(i, token):
                 owners[row] = None

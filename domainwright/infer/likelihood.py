@@ -21,6 +21,7 @@ from torch import Tensor
 from domainwright.core.errors import DataError
 from domainwright.core.progress import Listener, Step, quiet
 from domainwright.models.base import Base
+from domainwright.models.kernels import cross_entropy
 from domainwright.models.tree import grow, shared
 
 BATCH_TOKENS = 8192
@@ -116,7 +117,7 @@ def _score_batch(base: Base, batch: Sequence[Key]) -> list[Likelihood]:
     rows_N, places_M = torch.tensor(rows, device=base.device).unique(return_inverse=True)
     blocks: Iterable[Tensor]
     if base.plain_head:
-        blocks = projected(base, base.hidden(flat)[rows_N])
+        blocks = projected(base, base.hidden(flat, rows_N))
     else:
         blocks = base.logits(flat, rows_N).split(HEAD_ROWS)
     return likelihoods(blocks, places_M, [whole[-count:] for whole, count in batch])
@@ -141,12 +142,13 @@ def likelihoods(
     hits_M = labels_M.new_zeros(labels_M.shape, dtype=torch.bool)
     first = 0
     for block in blocks:
-        logits = block.float()
         mine = ((places_M >= first) & (places_M < first + len(block))).nonzero()[:, 0]
         places, labels = places_M[mine] - first, labels_M[mine]
-        hits_M[mine] = logits.argmax(1)[places] == labels
-        # Not logsumexp: its exp is not vectorised on a CPU, and takes as long as the head.
-        logs_M[mine] = logits.log_softmax(1)[places, labels].double()
+        # One row may predict several tokens: of each row the normaliser, from its loss on token 0.
+        loss, best = cross_entropy(block, torch.zeros_like(block[:, 0], dtype=torch.long))
+        normaliser = loss.double() + block[:, 0].double()
+        hits_M[mine] = best[places] == labels
+        logs_M[mine] = block[places, labels].double() - normaliser[places]
         first += len(block)
     counts = [len(c) for c in continuations]
     parts = zip(logs_M.split(counts), hits_M.split(counts), counts, strict=True)

@@ -6,6 +6,10 @@ A file registers one class that has
     version       an integer, part of the artifact: "lora@1"
     summary       one line for `dw methods`
     parameter_formula   the closed form, in words of methods.md
+    peft_type     PEFT's name of the type, or None: its files are then Domainwright's alone
+    identity_start      whether the adapted base is the base before the first step
+    random_start        whether the seed decides the start at the default settings
+    learning_rate       {"small", "large"}: below and from one billion parameters
     merge_rtol    {dtype: largest relative error of merged logits}, empty if it cannot be merged
     build(base, settings, seed) -> Adapter
     load(base, folder) -> Adapter

@@ -4,11 +4,14 @@ import abc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from domainwright.core.config import as_mapping
+from domainwright.core.errors import CapabilityError
 from domainwright.models.base import Base
+from domainwright.models.hooks import Hook
 
 
 class Adapter(nn.Module, abc.ABC):
@@ -20,30 +23,78 @@ class Adapter(nn.Module, abc.ABC):
 
     method: str
     version: int
+    shares_batch: ClassVar[bool] = True
+    """Whether it can act on some rows of a flat batch while other adapters own the rest."""
 
     def __init__(self, base: Base, settings: Any) -> None:
         super().__init__()
         # Not a submodule: the base's weights are never the adapter's.
         object.__setattr__(self, "base", base)
         self.settings = settings
+        self._hung: list[Hook] = []
+        self._attached = False
 
     base: Base
 
-    @abc.abstractmethod
+    def places(self) -> Iterator[tuple[str, Hook]]:
+        """(path of a hook point, what hangs there)."""
+        yield from ()
+
+    def replacements(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """(full name of a parameter of the base, what stands in for it)."""
+        yield from ()
+
     def attach(self) -> None:
         """Hang on the base. Attaching twice is a no-op."""
+        if self._attached:
+            return
+        self._attached = True
+        try:
+            for path, hook in self.places():
+                self.base.hooks.add(path, hook, self)
+                self._hung.append(hook)
+            for name, value in self.replacements():
+                self.base.hooks.replace(name, value, self)
+        except BaseException:
+            # A part of an adapter must not stay behind on the base.
+            self.detach()
+            raise
 
-    @abc.abstractmethod
     def detach(self) -> None:
         """Leave the base as it was."""
+        for hook in self._hung:
+            self.base.hooks.remove(hook)
+        self.base.hooks.restore(self)
+        self._hung.clear()
+        self._attached = False
 
     @abc.abstractmethod
     def save(self, folder: Path) -> None:
         """Write the adapter's files, in PEFT's layout where PEFT has the type."""
 
-    @abc.abstractmethod
-    def merged_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """(path of a layer, its new weight as the base stores it), layer by layer."""
+    def merged_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """(full name of a parameter, its new value as the base stores it), one by one.
+
+        Raises:
+            CapabilityError: what the method adds is no part of the base's weights.
+        """
+        raise CapabilityError(
+            f"A {self.method} adapter cannot be merged: what it adds is no weight of the base.",
+            "export it unmerged, or train a method that merges, such as lora.",
+        )
+
+    def rate_groups(self) -> list[tuple[list[nn.Parameter], float]]:
+        """(parameters, factor on the learning rate) that cover every trainable tensor once."""
+        return [([p for p in self.parameters() if p.requires_grad], 1.0)]
+
+    def notes(self) -> dict[str, Any]:
+        """What Domainwright must know to load the adapter again."""
+        return {
+            "method": f"{self.method}@{self.version}",
+            "base": self.base.source.name,
+            "base_sha256": self.base.sha256,
+            "settings": as_mapping(self.settings),
+        }
 
     @property
     def trainable(self) -> int:

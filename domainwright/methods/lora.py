@@ -1,30 +1,32 @@
 """LoRA: learn a low-rank change to frozen linear layers.
 
-    y = W x + b + (alpha / rank) · B A drop(x)
+    y = W x + b + γ · B A drop(x)        γ = alpha / rank, or alpha / √rank with `rslora`
 
-Source: Hu et al. 2021, arXiv:2106.09685, section 4.1. A starts random, B starts at zero, so
-before the first step the model is exactly the base.
+Source: Hu et al. 2021, arXiv:2106.09685, section 4.1; rsLoRA: Kalajdzievski 2023,
+arXiv:2312.03732. A starts random, B starts at zero, so before the first step the model is
+exactly the base. With `rate_ratio` above 1, B learns faster than A (LoRA+: Hayou et al.
+2024, arXiv:2402.12354).
 
 Dimension key: I inputs of the layer, O outputs, R rank.
 """
 
 import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from domainwright.core.config import as_mapping
 from domainwright.core.errors import ConfigError, DataError
 from domainwright.core.seeds import derive
 from domainwright.methods import METHODS, _peft_format
 from domainwright.methods._adapter import Adapter
 from domainwright.models.base import Base
-from domainwright.models.hooks import Linear, LowRank
+from domainwright.models.hooks import Hook, LowRank
+from domainwright.models.points import Linear
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,17 +39,46 @@ class LoraSettings:
     """Share of the branch's inputs set to zero in training. In [0, 1)."""
     targets: tuple[str, ...] = ("all-linear",)
     """Hook points ("q", "v", "down"), module names ("q_proj"), or "all-linear"."""
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    """Other ranks for some layers: {end of the module path, as a regular expression: rank}."""
+    alpha_pattern: dict[str, float] = field(default_factory=dict)
+    """Other alphas for some layers, named in the same way."""
+    rslora: bool = False
+    """Multiply by alpha / √rank, so that large ranks learn as fast as small ones."""
+    rate_ratio: float = 1.0
+    """Learning rate of B over that of A. LoRA+ takes 16, with a quarter of the rate for A."""
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ConfigError(
-                f"lora.rank is {self.rank}; a rank below 1 changes nothing.",
-                "give a rank such as 16.",
-            )
+        for rank in (self.rank, *self.rank_pattern.values()):
+            if rank < 1:
+                raise ConfigError(
+                    f"lora.rank is {rank}; a rank below 1 changes nothing.",
+                    "give a rank such as 16.",
+                )
         if not 0 <= self.dropout < 1:
             raise ConfigError(
                 f"lora.dropout is {self.dropout}, outside [0, 1).", "give a share such as 0.05."
             )
+        if self.rate_ratio <= 0:
+            raise ConfigError(
+                f"lora.rate_ratio is {self.rate_ratio}, not above 0.", "give 1 or 16 (LoRA+)."
+            )
+
+    def rank_of(self, path: str) -> int:
+        return int(_first(self.rank_pattern, path, self.rank))
+
+    def scale_of(self, path: str) -> float:
+        rank = self.rank_of(path)
+        alpha = float(_first(self.alpha_pattern, path, self.alpha))
+        return alpha / (math.sqrt(rank) if self.rslora else rank)
+
+
+def _first(pattern: Mapping[str, float], path: str, otherwise: float) -> float:
+    """The value of the first key that ends the path, as PEFT matches them."""
+    for key, value in pattern.items():
+        if re.match(rf"(.*\.)?({key})$", path):
+            return value
+    return otherwise
 
 
 def choose(linears: list[Linear], targets: tuple[str, ...]) -> list[Linear]:
@@ -86,75 +117,71 @@ class LoraAdapter(Adapter):
     def __init__(self, base: Base, settings: LoraSettings, layers: list[Linear]) -> None:
         super().__init__(base, settings)
         self.layers = layers
-        device = base.device
+        device, rank_of = base.device, settings.rank_of
         self.A = nn.ParameterList(
-            nn.Parameter(torch.zeros(settings.rank, x.inputs, device=device)) for x in layers
+            nn.Parameter(torch.zeros(rank_of(x.path), x.inputs, device=device)) for x in layers
         )
         self.B = nn.ParameterList(
-            nn.Parameter(torch.zeros(x.outputs, settings.rank, device=device)) for x in layers
+            nn.Parameter(torch.zeros(x.outputs, rank_of(x.path), device=device)) for x in layers
         )
-        self._hooks: list[LowRank] = []
 
-    @property
-    def scale(self) -> float:
-        return float(self.settings.alpha / self.settings.rank)
-
-    def attach(self) -> None:
-        if self._hooks:
-            return
+    def places(self) -> Iterator[tuple[str, Hook]]:
         for layer, a, b in zip(self.layers, self.A, self.B, strict=True):
-            hook = LowRank(a, b, self.scale, self.settings.dropout)
-            self.base.hooks.add(layer.path, hook, self)
-            self._hooks.append(hook)
+            scale = self.settings.scale_of(layer.path)
+            yield layer.path, LowRank(a, b, scale, self.settings.dropout)
 
-    def detach(self) -> None:
-        for hook in self._hooks:
-            self.base.hooks.remove(hook)
-        self._hooks.clear()
+    def start(self, seed: int) -> None:
+        """A ~ U(-1/√I, 1/√I), PEFT's kaiming_uniform(√5); B = 0."""
+        for layer, a in zip(self.layers, self.A, strict=True):
+            bound = 1 / math.sqrt(layer.inputs)
+            # Drawn on the CPU by the layer's name: equal on every device and for every subset.
+            source = torch.Generator().manual_seed(derive(seed, "lora", layer.path))
+            with torch.no_grad():
+                a.copy_(torch.empty(a.shape).uniform_(-bound, bound, generator=source))
 
-    def merged_weights(self) -> Iterator[tuple[str, Tensor]]:
+    def rate_groups(self) -> list[tuple[list[nn.Parameter], float]]:
+        first = list(self.A)
+        rest = [p for p in self.parameters() if not any(p is a for a in first)]
+        return [(first, 1.0), (rest, self.settings.rate_ratio)]
+
+    def changed_OI(self, layer: Linear, a: Tensor, b: Tensor) -> Tensor:
+        """W + γ B A in float32."""
+        return layer.weight_OI.float() + self.settings.scale_of(layer.path) * (b @ a)
+
+    def merged_parameters(self) -> Iterator[tuple[str, Tensor]]:
         for layer, a, b in zip(self.layers, self.A, self.B, strict=True):
-            merged_OI = layer.weight_OI.float() + self.scale * (b @ a)
-            stored = merged_OI.T if layer.transposed else merged_OI
-            yield layer.path, stored.to(self.base.dtype).contiguous()
+            yield f"{layer.path}.weight", self.as_stored(layer, self.changed_OI(layer, a, b))
+
+    def as_stored(self, layer: Linear, weight_OI: Tensor) -> Tensor:
+        stored = weight_OI.T if layer.transposed else weight_OI
+        return stored.detach().to(self.base.dtype).contiguous()
+
+    def stored(self) -> dict[str, Tensor]:
+        """The tensors by PEFT's names."""
+        found: dict[str, Tensor] = {}
+        for layer, a, b in zip(self.layers, self.A, self.B, strict=True):
+            found[f"{layer.path}.lora_A.weight"] = a
+            found[f"{layer.path}.lora_B.weight"] = b
+        return found
 
     def save(self, folder: Path) -> None:
-        tensors: dict[str, Tensor] = {}
-        for layer, a, b in zip(self.layers, self.A, self.B, strict=True):
-            tensors[f"{layer.path}.lora_A.weight"] = a
-            tensors[f"{layer.path}.lora_B.weight"] = b
-        _peft_format.write(
-            folder,
-            self._peft_config(),
-            tensors,
-            {
-                "method": f"{self.method}@{self.version}",
-                "base": self.base.source.name,
-                "base_sha256": self.base.sha256,
-                "settings": as_mapping(self.settings),
-            },
-        )
+        _peft_format.write(folder, self.peft_config(), self.stored(), self.notes())
 
-    def _peft_config(self) -> dict[str, Any]:
-        # Full module paths: a bare suffix such as "dense" can match other layers in PEFT.
+    def peft_config(self) -> dict[str, Any]:
+        settings = self.settings
+        paths = [x.path for x in self.layers]
         return {
-            "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
-            "inference_mode": True,
-            "base_model_name_or_path": self.base.source.name,
-            "revision": None,
-            "r": self.settings.rank,
-            "lora_alpha": self.settings.alpha,
-            "lora_dropout": self.settings.dropout,
+            **_peft_format.common("LORA", self.base.source.name, paths),
+            "r": settings.rank,
+            "lora_alpha": settings.alpha,
+            "lora_dropout": settings.dropout,
             "bias": "none",
-            "use_rslora": False,
+            "use_rslora": settings.rslora,
             "use_dora": False,
             "init_lora_weights": True,
-            "modules_to_save": None,
             "fan_in_fan_out": any(x.transposed for x in self.layers),
-            "target_modules": [x.path for x in self.layers],
-            "rank_pattern": {},
-            "alpha_pattern": {},
+            "rank_pattern": settings.rank_pattern,
+            "alpha_pattern": settings.alpha_pattern,
         }
 
 
@@ -166,6 +193,9 @@ class Lora:
     version = 1
     summary = "A low-rank change beside every linear layer; merges into the base."
     parameter_formula = "rank · Σ (inputs + outputs) over the chosen layers"
+    peft_type: ClassVar[str | None] = "LORA"
+    identity_start = True
+    random_start = True
     learning_rate: ClassVar = {"small": 1e-3, "large": 2e-4}
     """Below and from one billion parameters; methods.md §15.3 and its first readings."""
     merge_rtol: ClassVar = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
@@ -173,15 +203,9 @@ class Lora:
 
     @staticmethod
     def build(base: Base, settings: LoraSettings, seed: int) -> LoraAdapter:
-        """A fresh adapter. A ~ U(-1/√I, 1/√I), PEFT's kaiming_uniform(√5); B = 0."""
-        layers = choose(base.hooks.linears, settings.targets)
-        adapter = LoraAdapter(base, settings, layers)
-        for layer, a in zip(layers, adapter.A, strict=True):
-            bound = 1 / math.sqrt(layer.inputs)
-            # Drawn on the CPU by the layer's name: equal on every device and for every subset.
-            source = torch.Generator().manual_seed(derive(seed, "lora", layer.path))
-            with torch.no_grad():
-                a.copy_(torch.empty(a.shape).uniform_(-bound, bound, generator=source))
+        """A fresh adapter, which changes nothing yet."""
+        adapter = LoraAdapter(base, settings, choose(base.hooks.linears, settings.targets))
+        adapter.start(seed)
         return adapter
 
     @staticmethod
@@ -192,45 +216,44 @@ class Lora:
             DataError: another base, a missing or surplus tensor, or a LoRA variant that this
                 method does not compute.
         """
-        config, tensors, noted = _peft_format.read(folder)
-        _peft_format.check_base(noted, base.sha256, base.source.name, folder)
-        _check_plain(config, folder)
-        paths = sorted({name.rsplit(".lora_", 1)[0] for name in tensors})
-        by_path = {x.path: x for x in base.hooks.linears}
-        strange = [p for p in paths if p not in by_path]
-        if strange:
-            raise DataError(
-                f"{folder} adapts {strange[0]!r}, which the base does not have.",
-                "load it on the base it was trained on.",
-            )
-        settings = LoraSettings(
-            rank=int(config["r"]),
-            alpha=float(config["lora_alpha"]),
-            dropout=float(config.get("lora_dropout", 0.0)),
-            targets=tuple(paths),
+        return load(base, folder, LoraSettings, LoraAdapter)
+
+
+S = TypeVar("S", bound=LoraSettings)
+A = TypeVar("A", bound=LoraAdapter)
+
+
+def load(base: Base, folder: Path, settings_of: type[S], adapter_of: type[A]) -> A:
+    """An adapter of the LoRA family; `adapter_of` says which."""
+    config, tensors, noted = _peft_format.read(folder)
+    _peft_format.check_base(noted, base.sha256, base.source.name, folder)
+    _check_variant(config, adapter_of, folder)
+    linears = base.hooks.linears
+    paths = {name.rsplit(".lora_", 1)[0] for name in tensors}
+    strange = paths - {x.path for x in linears}
+    if strange:
+        raise DataError(
+            f"{folder} adapts {min(strange)!r}, which the base does not have.",
+            "load it on the base it was trained on.",
         )
-        adapter = LoraAdapter(base, settings, [x for x in base.hooks.linears if x.path in paths])
-        wanted = {f"{x.path}.lora_{side}.weight" for x in adapter.layers for side in "AB"}
-        _check_keys(wanted, set(tensors), _declared(config, base), folder)
-        for layer, a, b in zip(adapter.layers, adapter.A, adapter.B, strict=True):
-            for side, target in (("A", a), ("B", b)):
-                value = tensors[f"{layer.path}.lora_{side}.weight"]
-                if value.shape != target.shape:
-                    raise DataError(
-                        f"{layer.path}.lora_{side} has the shape {tuple(value.shape)}, "
-                        f"not {tuple(target.shape)}.",
-                        "load it on the base it was trained on.",
-                    )
-                with torch.no_grad():
-                    target.copy_(value)
-        return adapter
+    settings = settings_of(
+        rank=int(config["r"]),
+        alpha=float(config["lora_alpha"]),
+        dropout=float(config.get("lora_dropout", 0.0)),
+        targets=tuple(sorted(paths)),
+        rank_pattern=dict(config.get("rank_pattern") or {}),
+        alpha_pattern=dict(config.get("alpha_pattern") or {}),
+        rslora=bool(config.get("use_rslora")),
+        rate_ratio=float(noted.get("settings", {}).get("rate_ratio", 1.0)),
+    )
+    # What the config declares counts as well: PEFT leaves a layer without tensors bare.
+    paths |= _peft_format.declared(config, {x.path: x.block for x in linears})
+    adapter = adapter_of(base, settings, [x for x in linears if x.path in paths])
+    _peft_format.fill(adapter.stored(), tensors, folder)
+    return adapter
 
 
 _VARIANTS = (
-    "use_dora",
-    "use_rslora",
-    "rank_pattern",
-    "alpha_pattern",
     "modules_to_save",
     "lora_bias",
     "layer_replication",
@@ -246,8 +269,10 @@ _VARIANTS = (
 """Settings of PEFT's LoraConfig that change what is computed."""
 
 
-def _check_plain(config: dict[str, Any], folder: Path) -> None:
+def _check_variant(config: dict[str, Any], kind: type[LoraAdapter], folder: Path) -> None:
     found = {key: config[key] for key in _VARIANTS if config.get(key)}
+    if bool(config.get("use_dora")) != (kind.method == "dora"):
+        found["use_dora"] = config.get("use_dora", False)
     if config.get("peft_type") != "LORA":
         found = {"peft_type": config.get("peft_type")}
     # Other named starts (PiSSA, OLoRA, …) also changed the weights of the base.
@@ -255,43 +280,10 @@ def _check_plain(config: dict[str, Any], folder: Path) -> None:
     if isinstance(start, str) and start not in ("gaussian", "eva", "orthogonal"):
         found["init_lora_weights"] = start
     for key, value in found.items():
+        other = "lora" if kind.method == "dora" else "dora"
         raise DataError(
-            f"{folder} uses {key} = {value!r}, which lora@1 does not compute.",
-            "load it with PEFT, or train it again with lora.",
-        )
-
-
-def _declared(config: dict[str, Any], base: Base) -> set[str]:
-    """Layers that the config says are adapted, by PEFT's matching rules."""
-    blocks = config.get("layers_to_transform")
-    if isinstance(blocks, int):
-        blocks = [blocks]
-    return {
-        x.path
-        for x in base.hooks.linears
-        if _named(config["target_modules"], x.path)
-        and not _named(config.get("exclude_modules") or [], x.path)
-        and (not blocks or x.block in blocks)
-    }
-
-
-def _named(rule: str | list[str], path: str) -> bool:
-    if isinstance(rule, str):
-        return rule == "all-linear" or re.fullmatch(rule, path) is not None
-    return any(path == t or path.endswith("." + t) for t in rule)
-
-
-def _check_keys(wanted: set[str], present: set[str], declared: set[str], folder: Path) -> None:
-    missing = wanted - present | {
-        f"{p}.lora_{side}.weight"
-        for p in declared
-        for side in "AB"
-        if f"{p}.lora_{side}.weight" not in present
-    }
-    surplus = present - wanted
-    if missing or surplus:
-        what = f"lacks {sorted(missing)[0]!r}" if missing else f"holds {sorted(surplus)[0]!r} too"
-        raise DataError(
-            f"{folder} {what} ({len(missing)} missing, {len(surplus)} surplus tensors).",
-            "save the adapter again; this file does not match its own config.",
+            f"{folder} uses {key} = {value!r}, which {kind.method}@{kind.version} does not "
+            "compute.",
+            f"load it with {other if key == 'use_dora' else 'PEFT'}, or train it again with "
+            f"{kind.method}.",
         )

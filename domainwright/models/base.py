@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from domainwright.core.errors import CapabilityError, DataError
-from domainwright.models import attention
+from domainwright.models import attention, decode
 from domainwright.models.embedded import quiet_transformers
 from domainwright.models.flat import Flat, chain, flatten, tile
 from domainwright.models.fused import Trunk, recognise
@@ -50,8 +50,8 @@ class Base:
     sha256: str
     """Of weights and configuration. An adapter refuses any other base."""
     feeding: str = "packed"
-    plain_head: bool = True
-    """True when logits are one matrix product of the final hidden states."""
+    head_is_product: bool = True
+    """Logits are one matrix product of the final hidden states."""
     hooks: Hooks = field(init=False)
     trunk: Trunk | None = field(init=False, default=None)
     """The faster execution of the backbone, where it was recognised and proven equal."""
@@ -75,11 +75,20 @@ class Base:
     def context(self) -> int:
         """Longest input in tokens."""
         config = self.model.config.get_text_config()
-        return int(getattr(config, "max_position_embeddings", None) or 2048)
+        longest = int(getattr(config, "max_position_embeddings", None) or 2048)
+        return longest - self.hooks.shift
 
     @property
     def parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def plain_head(self) -> bool:
+        """Whether logits may be made outside the model, from its final hidden states.
+
+        Not while an adapter trains the head: then its gradient is wanted too.
+        """
+        return self.head_is_product and not (torch.is_grad_enabled() and self.hooks.head_trained)
 
     @property
     def head_VD(self) -> Tensor:
@@ -118,6 +127,19 @@ class Base:
                 everywhere = self._plain_hidden(tile(flat, copies))
                 read = everywhere.unflatten(0, (copies, tokens))[:, chosen_N].flatten(0, 1)
         return read.unflatten(0, (copies, len(chosen_N)))
+
+    def read_one(
+        self,
+        ids_B: Tensor,
+        positions_B: Tensor,
+        begins_B: Tensor,
+        column: int,
+        cache: decode.Buffers,
+    ) -> Tensor | None:
+        """Hidden states (B, D) of one more token a row; None: take the model's own forward."""
+        if self.trunk is None:
+            return None
+        return decode.read_one(self.trunk, ids_B, positions_B, begins_B, column, cache)
 
     def _plain_hidden(self, flat: Flat) -> Tensor:
         """The same through transformers' own forward."""
@@ -271,6 +293,19 @@ def prepare(model: Any, tokenizer: Any, source: Source, sha256: str) -> Base:
     return base
 
 
+def _head_is_product(base: Base, ids: list[int]) -> bool:
+    """Whether the model's logits are its head's product with its own final states.
+
+    Both come from the same states, so the tolerance is that of one product: under the probe's
+    wide one for bfloat16 a capped head (Gemma 2) would pass as a plain one.
+    """
+    inputs = {"input_ids": torch.tensor([ids], device=base.device), "use_cache": False}
+    want = base.model(**inputs).logits[0].float()
+    got = base.project(base.model.base_model(**inputs).last_hidden_state[0]).float()
+    tolerance = 1e-4 if base.dtype == torch.float32 else 0.02
+    return got.shape == want.shape and float((got - want).norm()) <= tolerance * float(want.norm())
+
+
 @torch.no_grad()
 def _probe(base: Base) -> None:
     """Find the way of feeding under which packed documents equal single ones.
@@ -300,17 +335,19 @@ def _probe(base: Base) -> None:
     elif getattr(config, "sliding_window", None):
         ways.remove("masked")  # one mask for all layers cannot hold the windows of some
     for feeding in ways:
-        for plain_head in (True, False):
-            base.feeding, base.plain_head = feeding, plain_head
+        for product in (True, False):
+            base.feeding, base.head_is_product = feeding, product
             try:
                 base.model.set_attn_implementation(
                     attention.NAME if feeding == "packed" else default
                 )
+                if product and not _head_is_product(base, documents[0]):
+                    continue
                 got = base.logits(flat, everywhere).float()
             except (TypeError, ValueError, RuntimeError, AttributeError):
                 continue  # this architecture does not take these arguments: try the next way
             if got.shape == want.shape and float((got - want).norm()) <= tolerance:
-                if feeding == "packed" and plain_head:
+                if feeding == "packed" and product:
                     base.trunk = recognise(base.model, base.hooks)
                 return
     raise CapabilityError(

@@ -117,6 +117,8 @@ class Trunk:
 
     def factors(self) -> list[Changes] | None:
         """The low-rank changes on every stack; None: something hangs there that is no such."""
+        if self.hooks.beyond_linears:
+            return None
         found: list[Changes] = []
         for block in self.blocks:
             changes: Changes = []
@@ -165,17 +167,16 @@ class Trunk:
             run = self.begin(tile(flat, copies), rows_N, factors)
             run.lower, run.copies = lower, copies
             return run
+        cosine, sine = self.angles(flat.positions_T)
+        seen = Segments(flat.bounds, flat.parents)
+        return _Pass(seen, flat, cosine, sine, rows_N, factors)
+
+    def angles(self, positions_T: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine (T, h) of the rotary angles, float32."""
         # A float32 stand-in: the angles are then made, and kept, in float32.
-        stand_in = torch.empty(1, device=flat.ids_T.device)
-        cosine, sine = self.backbone.rotary_emb(stand_in, flat.positions_T[None])
-        return _Pass(
-            Segments(flat.bounds, flat.parents),
-            flat,
-            cosine[0].contiguous(),
-            sine[0].contiguous(),
-            rows_N,
-            factors,
-        )
+        stand_in = torch.empty(1, device=positions_T.device)
+        cosine, sine = self.backbone.rotary_emb(stand_in, positions_T[None])
+        return cosine[0].contiguous(), sine[0].contiguous()
 
     def _forward(self, run: _Pass, entered: Tensor, *, keep: bool) -> Tensor:
         lowest = self.lowest(run)
@@ -219,7 +220,7 @@ class Trunk:
         qkv, low_qkv = block.attention.forward(factors[0], normal)
         turned = self.heads + self.key_heads
         kernels.rotate(qkv, turned, run.cosine_Th, run.sine_Th, 1.0)
-        attended = attend_rows(self._parts(qkv), run.flat, run.seen, self.scale, block.window, keep)
+        attended = attend_rows(self.parts(qkv), run.flat, run.seen, self.scale, block.window, keep)
         out, past = attended.out.flatten(1), entered_TD
         if rows_N is not None:
             out, past = out[rows_N], past[rows_N]
@@ -230,7 +231,7 @@ class Trunk:
         lows = [low_qkv, low_out, low_gate, low_down]
         return leaving, _Kept(entered_TD, middle, (first, second), qkv, attended, gate_up, lows)
 
-    def _parts(self, qkv_TQ: Tensor) -> Parts:
+    def parts(self, qkv_TQ: Tensor) -> Parts:
         """Views (T, heads, h) of queries, keys and values."""
         heads = qkv_TQ.unflatten(1, (-1, self.size))
         return (
@@ -294,7 +295,7 @@ class Trunk:
             grad_ND = torch.zeros_like(kept.entered_TD).index_copy_(0, rows_N, grad_ND)
         grad_qkv = torch.empty_like(kept.qkv_TQ)
         kept.attended.backward(
-            self._parts(kept.qkv_TQ), pull.unflatten(1, (-1, self.size)), self._parts(grad_qkv)
+            self.parts(kept.qkv_TQ), pull.unflatten(1, (-1, self.size)), self.parts(grad_qkv)
         )
         turned = self.heads + self.key_heads
         kernels.rotate(grad_qkv, turned, run.cosine_Th, run.sine_Th, -1.0)

@@ -1,9 +1,9 @@
 """Hook points: the places in a block where a method may act, on every architecture.
 
 A method asks for the linear layers by hook point ("q", "k", "v", "o", "gate", "up",
-"down", or the fused "qkv", "gate_up") and hangs a `LowRank` or any function on them. It
-never touches the base. Without a hook the layer's own forward runs: the untouched base is
-bit for bit itself.
+"down", or the fused "qkv", "gate_up") and hangs a `LowRank` or any function on them; other
+places (`points.py`) take functions alike. It never touches the base. Without a hook the
+module's own forward runs: the untouched base is bit for bit itself.
 
     out = W x + b  →  hook(x, out)
 
@@ -17,61 +17,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from domainwright.core.errors import CapabilityError
+from domainwright.models.points import Linear, Site, find_linears, find_sites
+from domainwright.models.replaced import Replaced
 
-POINTS = {
-    "q_proj": "q",
-    "k_proj": "k",
-    "v_proj": "v",
-    "o_proj": "o",
-    "out_proj": "o",
-    "dense": "o",
-    "gate_proj": "gate",
-    "up_proj": "up",
-    "down_proj": "down",
-    "fc1": "up",
-    "fc2": "down",
-    "attn.c_attn": "qkv",
-    "attn.c_proj": "o",
-    "mlp.c_fc": "up",
-    "mlp.c_proj": "down",
-    "query_key_value": "qkv",
-    "qkv_proj": "qkv",
-    "gate_up_proj": "gate_up",
-    "dense_h_to_4h": "up",
-    "dense_4h_to_h": "down",
-}
-"""Module name in transformers -> hook point. A linear layer of a block that is not listed
-keeps its own name as its hook point, so "every linear layer" holds on any architecture."""
+Hook = Callable[..., Any]
+"""(input (…, I), output (…, O)) -> new output (…, O).
 
-BYPASSED = {"dt_proj"}
-"""Layers whose weight a selective scan (Mamba, Jamba) reads without calling them: a hook there
-would never run."""
-
-Hook = Callable[[Tensor, Tensor], Tensor]
-"""(input (…, I), output (…, O)) -> new output (…, O)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Linear:
-    """One linear layer of a block."""
-
-    path: str
-    """Module path in the model, as PEFT writes it: "model.layers.0.self_attn.q_proj"."""
-    block: int
-    point: str
-    module: nn.Module
-    inputs: int
-    outputs: int
-    transposed: bool
-    """True for GPT-2's Conv1D, whose weight is stored (I, O)."""
-
-    @property
-    def weight_OI(self) -> Tensor:
-        weight: Tensor = self.module.weight  # type: ignore[assignment]
-        return weight.T if self.transposed else weight
+A hook with a method `before(x)` changes what a linear layer reads instead. At an attention
+module it is called without arguments and gives more keys and values (K, P, h) each; at a
+position module it carries the number `shift` that is added to every position, and `begin` is
+called there before the base reads a batch. While `resting`, a hook is passed over."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,85 +53,106 @@ class LowRank:
         return out + (self.scale * change).to(out.dtype)
 
 
-def find_linears(model: nn.Module) -> list[Linear]:
-    """Every linear layer inside the model's blocks, in forward order; the head is not one.
-
-    Raises:
-        CapabilityError: the model has no list of blocks.
-    """
-    blocks_path, blocks = _blocks(model)
-    found = []
-    for index, block in enumerate(blocks):
-        for name, module in block.named_modules():
-            tail = name.rsplit(".", 1)[-1]
-            if not isinstance(module, (nn.Linear, Conv1D)) or tail in BYPASSED:
-                continue
-            weight = module.weight
-            transposed = isinstance(module, Conv1D)
-            inputs, outputs = weight.shape if transposed else reversed(weight.shape)
-            point = POINTS.get(".".join(name.split(".")[-2:])) or POINTS.get(tail) or tail
-            found.append(
-                Linear(
-                    f"{blocks_path}.{index}.{name}",
-                    index,
-                    point,
-                    module,
-                    int(inputs),
-                    int(outputs),
-                    transposed,
-                )
-            )
-    return found
-
-
-def _blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    lists = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList)]
-    # The outermost list with the most parameters: a mixture of experts has inner lists.
-    lists = [(n, m) for n, m in lists if not any(n.startswith(o + ".") for o, _ in lists)]
-    if not lists:
-        raise CapabilityError(
-            f"{type(model).__name__} has no list of blocks, so no hook point can be found.",
-            "choose a decoder-only transformer as the base.",
-        )
-    return max(lists, key=lambda pair: sum(p.numel() for p in pair[1].parameters()))
-
-
 class Hooks:
     """What hangs on one base. Several adapters may hang on it at once; their changes add up."""
 
     def __init__(self, model: nn.Module) -> None:
+        self.model = model
         self.linears = find_linears(model)
-        self._by_path = {linear.path: linear for linear in self.linears}
+        self.sites = find_sites(model, self.linears)
+        self._by_path: dict[str, Linear | Site] = {x.path: x for x in self.linears}
+        self._by_path |= {x.path: x for x in self.sites}
         self._on: dict[str, list[tuple[Hook, Any]]] = {}
         self._suspended = False
         self._spans: Mapping[Any, slice] | None = None
+        self._replaced = Replaced(model, self._reads)
+
+    def at(self, point: str) -> list[Site]:
+        """The places called `point`, in the model's order."""
+        return [x for x in self.sites if x.point == point]
 
     def add(self, path: str, hook: Hook, owner: Any = None) -> None:
-        """Hang `hook` on the linear layer at `path`; it is called after those already there.
+        """Hang `hook` on the place at `path`; it is called after those already there.
 
         Args:
             owner: whose hook it is, for `owning`; an adapter gives itself.
         """
-        linear = self._by_path[path]
+        place = self._by_path[path]
         hooks = self._on.setdefault(path, [])
         hooks.append((hook, owner))
-        if len(hooks) == 1:
-            # Set on the instance, not the class: removing it uncovers the layer's own forward.
-            linear.module.forward = lambda x: self._run(linear, x)
+        if len(hooks) > 1:
+            return
+        # Set on the instance, not the class: removing it uncovers the module's own forward.
+        if isinstance(place, Linear):
+            place.module.forward = lambda x: self._run(place, x)
+        elif place.point == "attention":
+            # Its forward stays its own: the attention plug-in asks for the rows.
+            place.module.__dict__[ROWS] = lambda: self.on(path)
+        elif place.point == "position":
+            place.module.forward = lambda *a, **k: self._shifted(place, *a, **k)
+        else:
+            place.module.forward = lambda *a, **k: self._run_site(place, *a, **k)
+
+    def replace(self, name: str, value: nn.Parameter, owner: Any) -> None:
+        """Let the model read `value` for its parameter `name`, until `restore(owner)`."""
+        self._replaced.add(name, value, owner)
+
+    def restore(self, owner: Any) -> None:
+        self._replaced.remove(owner)
+
+    def _reads(self, owner: Any) -> bool:
+        """Whether weights of `owner` stand in for the base's now."""
+        if self._suspended or (self._spans is not None and owner not in self._spans):
+            return False
+        if self._spans is not None and len(self._spans) > 1:
+            raise CapabilityError(
+                f"{type(owner).__name__} replaces weights of the base, so it cannot share a flat "
+                "batch with other adapters.",
+                "give it a batch of its own.",
+            )
+        return True
+
+    @property
+    def beyond_linears(self) -> bool:
+        """Whether anything acts now elsewhere than on the linear layers' outputs."""
+        if self._replaced.acts_on():
+            return True
+        return any(self.on(x.path) for x in self.sites if x.path in self._on)
+
+    @property
+    def head_trained(self) -> bool:
+        """Whether the output head is an adapter's now."""
+        head = getattr(self.model, "get_output_embeddings", lambda: None)()
+        return head is not None and self._replaced.acts_on(head)
+
+    @property
+    def shared(self) -> bool:
+        """Whether the batch has rows of several owners now."""
+        return self._spans is not None and len(self._spans) > 1
+
+    @property
+    def shift(self) -> int:
+        """How many positions all tokens are moved by now, the largest of any owner's."""
+        return max(
+            (h.shift for s in self.at("position") for h, _ in self.on(s.path)),  # type: ignore[attr-defined]
+            default=0,
+        )
 
     def remove(self, hook: Hook) -> None:
         """Take `hook` away wherever it hangs."""
         for path, hooks in list(self._on.items()):
             hooks[:] = [pair for pair in hooks if pair[0] is not hook]
             if not hooks:
-                del self._by_path[path].module.forward
+                place = self._by_path[path]
+                rows = isinstance(place, Site) and place.point == "attention"
+                del place.module.__dict__[ROWS if rows else "forward"]
                 del self._on[path]
 
     def on(self, path: str) -> list[tuple[Hook, slice | None]]:
         """What is called now on the linear layer at `path`, and on which rows; None: on all."""
         if self._suspended:
             return []
-        hooks = self._on.get(path, [])
+        hooks = [pair for pair in self._on.get(path, []) if not getattr(pair[0], "resting", False)]
         if self._spans is None:
             return [(hook, None) for hook, _ in hooks]
         return [(hook, self._spans[owner]) for hook, owner in hooks if owner in self._spans]
@@ -211,6 +189,12 @@ class Hooks:
         on = self.on(linear.path)
         if not on:
             return plain(linear.module, x)
+        for hook, rows in on:
+            if hasattr(hook, "before"):
+                x = hook.before(x) if rows is None else _by_rows(x, x, [(_Before(hook), rows)])
+        on = [pair for pair in on if not hasattr(pair[0], "before")]
+        if not on:
+            return plain(linear.module, x)
         if on[0][1] is not None:
             return _by_rows(plain(linear.module, x), x, on)
         first = on[0][0]
@@ -230,6 +214,54 @@ class Hooks:
         for hook, _ in on:
             out = hook(x, out)
         return out
+
+    def _run_site(self, site: Site, *inputs: Any, **named: Any) -> Any:
+        """A norm or a block; a block may return a tuple that begins with its states."""
+        result = type(site.module).forward(site.module, *inputs, **named)
+        x = inputs[0] if inputs else next(iter(named.values()))
+        out = result[0] if isinstance(result, tuple) else result
+        on = self.on(site.path)
+        if on and on[0][1] is not None:
+            out = _by_rows(out, x, on)
+        else:
+            for hook, _ in on:
+                out = hook(x, out)
+        return (out, *result[1:]) if isinstance(result, tuple) else out
+
+    def _shifted(self, site: Site, *inputs: Any, **named: Any) -> Any:
+        """What reads positions, with positions moved."""
+
+        for hook, _ in self.on(site.path):
+            if hasattr(hook, "begin"):
+                hook.begin()
+
+        def moved(value: Any) -> Any:
+            if not isinstance(value, Tensor) or value.is_floating_point():
+                return value
+            for hook, rows in self.on(site.path):
+                part = torch.zeros_like(value)
+                part[..., rows or slice(None)] = hook.shift  # type: ignore[attr-defined]
+                value = value + part
+            return value
+
+        return type(site.module).forward(
+            site.module, *map(moved, inputs), **{k: moved(v) for k, v in named.items()}
+        )
+
+
+ROWS = "extra_rows"
+"""Attribute of an attention module under which the plug-in finds more keys and values."""
+
+
+class _Before:
+    """An input's change as a hook of its own, for `_by_rows`."""
+
+    def __init__(self, hook: Any) -> None:
+        self.hook = hook
+
+    def __call__(self, x: Tensor, out: Tensor) -> Tensor:
+        changed: Tensor = self.hook.before(x)
+        return changed
 
 
 def _by_rows(out: Tensor, x: Tensor, on: list[tuple[Hook, slice | None]]) -> Tensor:

@@ -112,7 +112,7 @@ class Stack:
 
 
 def stacked(linears: Sequence[Linear]) -> Stack:
-    """One weight for several layers; their own weights become views of it, equal bit for bit."""
+    """One weight for several layers; their own become views of it, bit for bit; biases too."""
     weights: list[Tensor] = [x.module.weight.detach() for x in linears]  # type: ignore[operator]
     biases: list[Tensor | None] = [x.module.bias for x in linears]  # type: ignore[misc]
     ends = [0, *accumulate(x.outputs for x in linears)]
@@ -126,4 +126,7 @@ def stacked(linears: Sequence[Linear]) -> Stack:
     if any(b is not None for b in biases):
         made = zip(linears, biases, strict=True)
         bias = torch.cat([weight.new_zeros(x.outputs) if b is None else b for x, b in made])
+        for b, part in zip(biases, columns, strict=True):
+            if b is not None:
+                b.data = bias[part]
     return Stack(tuple(linears), weight, bias, columns)

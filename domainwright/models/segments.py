@@ -27,10 +27,10 @@ class Segments:
         lengths = [b - a for a, b in pairwise(bounds)]
         self.lent = sum(lengths[a] for a in ancestors)
         """Tokens that are seen by descendants, counted once for each of them."""
-        self.table = _longs([*bounds[:-1], *bounds[1:], *first, *ancestors])
+        self.table = longs([*bounds[:-1], *bounds[1:], *first, *ancestors])
 
 
-def _longs(numbers: Sequence[int]) -> Any:
+def longs(numbers: Sequence[int]) -> Any:
     return (ctypes.c_long * len(numbers))(*numbers)
 
 
@@ -55,7 +55,7 @@ def forward(
     normaliser = query_THh.new_empty(heads, tokens, dtype=torch.float32)
     fast(query_THh).dw_attention_forward(
         _shape(query_THh, key_TKh, segments, window),
-        _longs([n for x in (query_THh, key_TKh, value_TKh) for n in x.stride()[:2]]),
+        longs([n for x in (query_THh, key_TKh, value_TKh) for n in x.stride()[:2]]),
         ctypes.c_float(scale),
         segments.table,
         address(query_THh),
@@ -88,7 +88,7 @@ def backward(
         room = query_THh.new_empty(rows, size, dtype=torch.float32)
     fast(query_THh).dw_attention_backward(
         _shape(query_THh, key_TKh, segments, window),
-        _longs(
+        longs(
             [
                 n
                 for x in (query_THh, key_TKh, value_TKh, grad_query, grad_key)
@@ -112,7 +112,7 @@ def backward(
 
 def _shape(query_THh: Tensor, key_TKh: Tensor, segments: Segments, window: int | None) -> Any:
     tokens, heads, size = query_THh.shape
-    return _longs([segments.count, heads, key_TKh.shape[1], size, window or 0, tokens])
+    return longs([segments.count, heads, key_TKh.shape[1], size, window or 0, tokens])
 
 
 class Attention(torch.autograd.Function):

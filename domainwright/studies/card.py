@@ -14,10 +14,8 @@ from domainwright.studies import _facts
 from domainwright.studies import _format as f
 from domainwright.studies.records import StrategyResult, Verdict
 
-PEFT = ("lora", "dora", "qlora", "prefix", "prompt", "ptuning", "ptuning_v2", "ia3")
+PEFT = ("lora", "dora", "qlora", "prefix", "prompt", "ptuning", "ptuning_v2", "ia3", "layernorm")
 """Methods that PEFT can load. Listed here because asking a method would import torch."""
-WHOLE = ("full", "top_layers")
-"""Methods whose artifact is a model, not an adapter."""
 
 
 def model_card(verdict: Verdict, strategy: str) -> str:
@@ -56,7 +54,7 @@ def _method(result: StrategyResult) -> str:
 
 def _library(result: StrategyResult) -> str:
     method = _method(result)
-    return "peft" if method in PEFT else "transformers" if method in WHOLE else "domainwright"
+    return "peft" if method in PEFT else "domainwright"
 
 
 def _base_id(verdict: Verdict) -> str:
@@ -129,29 +127,19 @@ def _load(verdict: Verdict, result: StrategyResult) -> str:
     run = PurePosixPath("runs", verdict.name)
     chat = f"With Domainwright:\n\n```sh\ndw chat {_shell(str(run))}\n```"
     folder = result.adapter or "adapter"
-    library = _library(result)
-    if library == "domainwright":
+    if _library(result) == "domainwright":
         return f"{chat}\n\nPEFT has no such method, so only Domainwright loads this adapter."
     # repr: a name with a quote in it must not become code.
-    if library == "transformers":
-        lines = [
-            "from transformers import AutoModelForCausalLM, AutoTokenizer",
-            "",
-            f"model = AutoModelForCausalLM.from_pretrained({folder!r})",
-            f"tokenizer = AutoTokenizer.from_pretrained({folder!r})",
-        ]
-    else:
-        lines = [
-            "from peft import PeftModel",
-            "from transformers import AutoModelForCausalLM, AutoTokenizer",
-            "",
-            f"base = AutoModelForCausalLM.from_pretrained({base!r})",
-            f"tokenizer = AutoTokenizer.from_pretrained({base!r})",
-            f"model = PeftModel.from_pretrained(base, {folder!r})",
-        ]
+    lines = [
+        "from peft import PeftModel",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        f"base = AutoModelForCausalLM.from_pretrained({base!r})",
+        f"tokenizer = AutoTokenizer.from_pretrained({base!r})",
+        f"model = PeftModel.from_pretrained(base, {folder!r})",
+    ]
     code = "\n".join(lines).replace("```", "")
-    name = "PEFT" if library == "peft" else "transformers"
-    return f"{chat}\n\nWith {name}:\n\n```python\n{code}\n```"
+    return f"{chat}\n\nWith PEFT:\n\n```python\n{code}\n```"
 
 
 def _settings(result: StrategyResult) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from domainwright.core.errors import ConfigError, DataError
+from domainwright.methods import METHODS
 from domainwright.methods._peft_format import OWN
 from domainwright.models.embedded import quiet_transformers
 from domainwright.studies._facts import measured
@@ -35,14 +36,19 @@ def export(run: Path, output: Path, to: str) -> Path:
             "run a study with a method such as lora.",
         )
     if to == "peft":
+        if METHODS.get(loaded.adapter.method).peft_type is None:
+            raise ConfigError(
+                f"PEFT has no type for the method {loaded.adapter.method!r}.",
+                "use --to merged where the method merges (`dw methods` says), or serve the run.",
+            )
         loaded.adapter.save(output)
         (output / OWN).unlink()  # for readers that know PEFT alone
         loaded.base.tokenizer.save_pretrained(output)
         return output
     model = loaded.base.model
     with torch.no_grad():
-        for path, weight in loaded.adapter.merged_weights():
-            model.get_submodule(path).weight.copy_(weight)
+        for name, weight in loaded.adapter.merged_parameters():
+            model.get_parameter(name).copy_(weight)
     # Our attention plug-in is no name that other programs know.
     model.set_attn_implementation("sdpa")
     with quiet_transformers():

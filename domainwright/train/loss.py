@@ -74,30 +74,59 @@ def summed_loss(base: Base, flat: Flat, sources_N: Tensor, labels_N: Tensor) -> 
     hidden_ND = base.hidden(flat, rows_N)
     if not torch.equal(places_N, torch.arange(len(places_N), device=places_N.device)):
         hidden_ND = hidden_ND[places_N]
+    return _head_losses(base, hidden_ND, labels_N, 1)[0]
+
+
+def summed_losses(
+    base: Base, owners: Sequence[Any], flat: Flat, sources_N: Tensor, labels_N: Tensor
+) -> Tensor:
+    """The same for several adapters that hang on the base: each owner's sum, read in one batch.
+
+    Only where `plain_head` holds, and where none of them drops inputs.
+    """
+    rows_N, places_N = sources_N.unique(return_inverse=True)
+    hidden_CND = base.hidden_of_each(owners, flat, rows_N)
+    if not torch.equal(places_N, torch.arange(len(places_N), device=places_N.device)):
+        hidden_CND = hidden_CND[:, places_N]
+    copies = len(owners)
+    return _head_losses(base, hidden_CND.flatten(0, 1), labels_N.repeat(copies), copies)
+
+
+def _head_losses(base: Base, hidden_ND: Tensor, labels_N: Tensor, owners: int) -> Tensor:
+    """Summed loss of each owner's rows; all have equally many, one owner's after the other's."""
     head = base.model.get_output_embeddings()
-    loss: Tensor = _HeadLoss.apply(hidden_ND, head.weight, getattr(head, "bias", None), labels_N)
-    return loss
+    losses: Tensor = _HeadLoss.apply(
+        hidden_ND, head.weight, getattr(head, "bias", None), labels_N, owners
+    )
+    return losses
 
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, head_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor
+        ctx: Any,
+        hidden_ND: Tensor,
+        head_VD: Tensor,
+        bias_V: Tensor | None,
+        labels_N: Tensor,
+        owners: int,
     ) -> Tensor:
         wants_gradient = hidden_ND.requires_grad
         gradient_ND = torch.empty_like(hidden_ND) if wants_gradient else None
-        total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
+        losses_N = torch.empty(len(hidden_ND), dtype=torch.float32, device=hidden_ND.device)
         for start in range(0, len(hidden_ND), BLOCK):
             rows = slice(start, start + BLOCK)
             logits = functional.linear(hidden_ND[rows], head_VD, bias_V)
-            loss, _ = cross_entropy(logits, labels_N[rows], gradient=wants_gradient)
-            total += loss.sum()
+            losses_N[rows], _ = cross_entropy(logits, labels_N[rows], gradient=wants_gradient)
             if gradient_ND is not None:
                 torch.mm(logits, head_VD, out=gradient_ND[rows])
         ctx.save_for_backward(gradient_ND)
-        return total
+        return losses_N.view(owners, -1).sum(1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (gradient_ND,) = ctx.saved_tensors
-        return (gradient_ND * grad).to(gradient_ND.dtype), None, None, None
+        # A factor without dimensions each: it widens no bfloat16, and is not rounded to one.
+        scaled = [part * own for part, own in zip(gradient_ND.chunk(len(grad)), grad, strict=True)]
+        whole_ND = scaled[0] if len(scaled) == 1 else torch.cat(scaled)
+        return whole_ND.to(gradient_ND.dtype), None, None, None, None

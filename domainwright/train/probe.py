@@ -23,11 +23,14 @@ import torch
 from domainwright.methods._adapter import Adapter
 from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow
-from domainwright.train import checkpoint, loop
+from domainwright.train import checkpoint
+from domainwright.train.job import Job
 from domainwright.train.loss import BLOCK
 from domainwright.train.memory import Line, Meter, largest_pass
 from domainwright.train.recompute import recomputed
+from domainwright.train.run import write_checkpoint
 from domainwright.train.settings import TrainSettings
+from domainwright.train.step import fused, mean_loss, take_step
 
 SECONDS = 2.0
 """About how long the large pass may take."""
@@ -98,11 +101,11 @@ def probe(
     meter = Meter(base.device)
     with tempfile.TemporaryDirectory() as folder:
         job = _job(base, adapter, settings, Path(folder), recompute)
-        optimiser = torch.optim.AdamW(parameters, lr=0.0, fused=loop.fused(base))
+        optimiser = torch.optim.AdamW(parameters, lr=0.0, fused=fused(base))
 
         def step(documents: Sequence[TrainRow]) -> float:
             begun = time.perf_counter()
-            loop.take_step(job, optimiser, parameters, 0, documents)
+            take_step(job, optimiser, parameters, 0, documents)
             _wait(base)
             return time.perf_counter() - begun
 
@@ -127,7 +130,7 @@ def probe(
                 peaks.append((tokens, meter.peak_mib() - held))
             held = meter.reset()
             begun = time.perf_counter()
-            loop.mean_loss(job, large)
+            mean_loss(job, large)
             _wait(base)
             reading, read_mib = time.perf_counter() - begun, meter.peak_mib() - held
         saved = _checkpoint_seconds(job, optimiser)
@@ -184,10 +187,10 @@ def _labelled(row: TrainRow) -> TrainRow:
     return replace(row, supervised=[True] * len(row.ids))
 
 
-def _checkpoint_seconds(job: loop.Job, optimiser: torch.optim.Optimizer) -> float:
+def _checkpoint_seconds(job: Job, optimiser: torch.optim.Optimizer) -> float:
     best = {k: v.detach().clone() for k, v in job.adapter.state_dict().items()}
     begun = time.perf_counter()
-    loop.write_checkpoint(job, optimiser, checkpoint.State(), best)
+    write_checkpoint(job, optimiser, checkpoint.State(), best)
     return time.perf_counter() - begun
 
 
@@ -198,8 +201,8 @@ def _wait(base: Base) -> None:
 
 def _job(
     base: Base, adapter: Adapter, settings: TrainSettings, folder: Path, recompute: bool
-) -> loop.Job:
-    return loop.Job(
+) -> Job:
+    return Job(
         base=base,
         adapter=adapter,
         rows=[],

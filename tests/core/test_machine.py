@@ -50,7 +50,8 @@ def test_the_peak_of_memory_is_measured_and_starts_anew():
         [sys.executable, "-c", PEAK], capture_output=True, text=True, timeout=60, check=True
     )
     before, with_block, kept, after = map(int, done.stdout.split())
-    assert with_block == kept and 110 <= with_block - before <= 140
+    # The kernel counts pages in batches per thread: the same peak, read twice, may differ by a MiB.
+    assert abs(with_block - kept) <= 1 and 110 <= with_block - before <= 140
     if os.access("/proc/self/clear_refs", os.W_OK):
         assert after < with_block - 100
 

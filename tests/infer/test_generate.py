@@ -10,6 +10,9 @@ from domainwright.core.errors import ConfigError
 from domainwright.infer import generate
 from domainwright.infer.generate import answer
 from domainwright.infer.likelihood import Request, score
+from domainwright.methods import METHODS
+from domainwright.models import native
+from domainwright.models.base import Base
 from domainwright.models.template import Template
 from tests.tiny import CONFIGS, PACKED, chat, documents, own_logits, tiny_base
 
@@ -278,3 +281,28 @@ def test_a_long_reference_of_another_row_refuses_nothing():
     alone = answer(base, prompts[1:], new_tokens=4, references=references[1:])
     assert both[1].ids == alone[0].ids
     assert both[1].reference.tokens == 100
+
+
+@pytest.mark.skipif(native.library() is None, reason=f"no native kernels: {native.reason()}")
+@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral"])
+def test_the_fused_step_answers_as_the_plain_one_does(family, monkeypatch):
+    """bfloat16, with an adapter: the same tokens until a near tie, and the same likelihoods."""
+    wide = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
+    base = tiny_base(family, torch.bfloat16, **wide)
+    adapter = METHODS.get("lora").build(base, METHODS.get("lora").Settings(rank=4), 0)
+    with torch.no_grad():
+        for b in adapter.B:
+            b.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+    adapter.attach()
+    prompts = documents((9, 4, 30, 12, 5, 21))
+    calls, plain = [], Base.read_one
+    monkeypatch.setattr(Base, "read_one", lambda *a: calls.append(1) or plain(*a))
+    fast = answer(base, prompts, new_tokens=6)
+    assert calls
+    monkeypatch.setattr(Base, "read_one", lambda *_: None)
+    slow = answer(base, prompts, new_tokens=6)
+    alike = [
+        next((i for i, (a, b) in enumerate(zip(x.ids, y.ids, strict=False)) if a != b), 6)
+        for x, y in zip(fast, slow, strict=True)
+    ]
+    assert sum(alike) >= 0.8 * 6 * len(prompts)

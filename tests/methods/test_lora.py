@@ -101,9 +101,6 @@ def test_pefts_ways_of_naming_layers(settings, layers, tmp_path):
     "settings",
     [
         {"use_dora": True},
-        {"use_rslora": True},
-        {"rank_pattern": {"q_proj": 2}},
-        {"alpha_pattern": {"q_proj": 2}},
         {"bias": "all"},
         {"lora_bias": True},
         {"modules_to_save": ["lm_head"]},

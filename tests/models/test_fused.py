@@ -126,7 +126,40 @@ def test_a_second_gradient_of_one_reading_is_refused():
         torch.autograd.grad(out, list(adapter.parameters()))
 
 
-@pytest.mark.parametrize("why", ["dropout", "two adapters", "another hook", "a trained base"])
+PLACES = ("a norm", "a block", "more keys", "moved positions", "other weights", "its input")
+"""Hook points that the fused trunk does not compute."""
+
+
+class _Elsewhere:
+    shift = 3
+
+    def __call__(self, *given):
+        return given[-1] if given else torch.zeros(2, 2, 1, 8).unbind()
+
+    def before(self, x):
+        return 2 * x
+
+
+def hang(base, why):
+    hooks = base.hooks
+    points = dict(zip(PLACES, ("norm", "block", "attention", "position"), strict=False))
+    if why in points:
+        place = hooks.at(points[why])[0].path
+        # Not an object with `before`, which only linear layers know.
+        hooks.add(place, lambda *a: _Elsewhere()(*a) if why == "more keys" else a[-1])
+        if why == "moved positions":
+            hooks.remove(hooks.on(place)[0][0])
+            hooks.add(place, _Elsewhere())
+    elif why == "other weights":
+        name = "model.layers.0.self_attn.q_proj.weight"
+        hooks.replace(name, torch.nn.Parameter(base.model.get_parameter(name) + 1), None)
+    elif why == "its input":
+        hooks.add(hooks.linears[0].path, _Elsewhere())
+
+
+@pytest.mark.parametrize(
+    "why", ["dropout", "two adapters", "another hook", "a trained base", *PLACES]
+)
 def test_whatever_is_no_known_pattern_takes_the_generic_path(why):
     settings = LoraSettings(rank=2, dropout=0.5 if why == "dropout" else 0.0)
     base, _ = adapted("llama", settings)
@@ -138,6 +171,7 @@ def test_whatever_is_no_known_pattern_takes_the_generic_path(why):
         base.hooks.add(base.hooks.linears[-1].path, lambda x, out: 2 * out)
     if why == "a trained base":
         base.model.model.norm.weight.requires_grad_()
+    hang(base, why)
     assert base.trunk.hidden(flat, None) is None
     assert base.hidden(flat).requires_grad
     with base.hooks.disabled(), torch.no_grad():

@@ -7,6 +7,7 @@ from torch import nn
 from domainwright.core.errors import CapabilityError
 from domainwright.models.flat import flatten
 from domainwright.models.hooks import LowRank, _FusedLowRank, find_linears
+from domainwright.models.points import enters_feed_forward, summed
 from tests.tiny import CONFIGS, documents, tiny_base, tiny_model
 
 LLAMA = {"q": 32, "k": 16, "v": 16, "o": 32, "gate": 48, "up": 48, "down": 32}
@@ -222,3 +223,119 @@ def test_bfloat16_bases_keep_float32_masters():
     torch.testing.assert_close(out, plain, rtol=3e-2, atol=3e-2)
     out.float().sum().backward()
     assert hook.A_RI.grad.dtype == hook.B_OR.grad.dtype == torch.float32
+
+
+SITES = {
+    # norms a block, last norm, modules that read positions, attention modules a block
+    "llama": (2, "model.norm", "model.rotary_emb", 1),
+    "qwen2": (2, "model.norm", "model.rotary_emb", 1),
+    "qwen3": (4, "model.norm", "model.rotary_emb", 1),
+    "mistral": (2, "model.norm", "model.rotary_emb", 1),
+    "gemma": (2, "model.norm", "model.rotary_emb", 1),
+    "gemma2": (4, "model.norm", "model.rotary_emb", 1),
+    "phi": (1, "model.final_layernorm", "model.rotary_emb", 1),
+    "phi3": (2, "model.norm", "model.rotary_emb", 1),
+    "gpt2": (2, "transformer.ln_f", "transformer.wpe", 1),
+    "gpt_neox": (2, "gpt_neox.final_layer_norm", "gpt_neox.rotary_emb", 1),
+    "mamba": (1, "backbone.norm_f", None, 0),
+}
+PARTS = {
+    # what attention adds, what the feed-forward part adds, the norm that the latter reads
+    "gemma2": ("post_attention_layernorm", "post_feedforward_layernorm") + ("pre_feedforward_",),
+    "phi": ("self_attn.dense", "mlp.fc2", "input_layernorm"),
+    "gpt2": ("attn.c_proj", "mlp.c_proj", "ln_2"),
+    "gpt_neox": ("attention.dense", "mlp.dense_4h_to_h", "post_attention_layernorm"),
+}
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_places_beside_the_linear_layers(family):
+    hooks = tiny_base(family).hooks
+    norms, last, position, attention = SITES[family]
+    assert [s.block for s in hooks.at("norm")].count(1) == norms
+    assert [s.path for s in hooks.at("norm") if s.block is None] == [last]
+    assert [s.path for s in hooks.at("position")] == ([position] if position else [])
+    assert [s.block for s in hooks.at("attention")] == [0, 1] * attention
+    assert [s.block for s in hooks.at("block")] == [0, 1]
+    if family == "mamba":
+        for part in ("attention", "feed_forward"):
+            with pytest.raises(CapabilityError, match="no single"):
+                summed(hooks.linears, hooks.sites, 0, part)
+        with pytest.raises(CapabilityError, match="no norm in front"):
+            enters_feed_forward(hooks.sites, 0)
+        return
+    wanted = PARTS.get(family, ("self_attn.o_proj", "mlp.down_proj", ".1.post_attention_layernorm"))
+    got = [summed(hooks.linears, hooks.sites, 1, p) for p in ("attention", "feed_forward")]
+    got.append(enters_feed_forward(hooks.sites, 1))
+    assert all(want in path and ".1." in path for want, path in zip(wanted, got, strict=True))
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_what_is_added_is_what_the_residual_sum_reads(family):
+    """x2 - x0 of a block is the sum of both parts, as their places give them."""
+    if family == "mamba":
+        return
+    base = tiny_base(family)
+    hooks, seen = base.hooks, {}
+
+    def keep(name):
+        def hook(x, out):
+            seen[name] = (x, out)
+            return out
+
+        return hook
+
+    for part in ("attention", "feed_forward"):
+        hooks.add(summed(hooks.linears, hooks.sites, 1, part), keep(part))
+    hooks.add("".join(s.path for s in hooks.at("block") if s.block == 1), keep("block"))
+    hooks.add(enters_feed_forward(hooks.sites, 1), keep("norm"))
+    logits(base)
+    x0, x2 = seen["block"]
+    u, w = seen["attention"][1], seen["feed_forward"][1]
+    torch.testing.assert_close(x2, x0 + u + w, rtol=1e-4, atol=1e-4)
+    stream = x0 if family in ("phi", "gpt_neox") else x0 + u
+    torch.testing.assert_close(seen["norm"][0], stream, rtol=1e-4, atol=1e-4)
+
+
+def test_a_changed_input_reaches_the_layer_and_not_the_hooks():
+    base = tiny_base()
+    linear = base.hooks.linears[0]
+
+    class Half:
+        def before(self, x):
+            return x / 2
+
+    x = torch.randn(5, linear.inputs)
+    hook, half, seen = low_rank(linear), Half(), []
+    base.hooks.add(linear.path, half)
+    base.hooks.add(linear.path, lambda x, out: (seen.append(x), out)[1])
+    torch.testing.assert_close(linear.module(x), x / 2 @ linear.weight_OI.T)
+    base.hooks.remove(half)
+    base.hooks.add(linear.path, hook)
+    torch.testing.assert_close(
+        linear.module(x), x @ linear.weight_OI.T + 0.7 * x @ hook.A_RI.T @ hook.B_OR.T
+    )
+
+
+def test_a_stand_in_is_read_everywhere_and_leaves_no_trace():
+    base = tiny_base()
+    name = "model.layers.0.input_layernorm.weight"
+    norm = base.model.model.layers[0].input_layernorm
+    kind, own, keys = type(norm), norm.weight, set(base.model.state_dict())
+    value = nn.Parameter(torch.full_like(own, 3.0))
+    owner = object()
+    base.hooks.replace(name, value, owner)
+    assert norm.weight is value and type(norm).__name__ == kind.__name__
+    assert base.model.state_dict()[name] is not value and set(base.model.state_dict()) == keys
+    assert isinstance(norm, kind) and base.hooks.beyond_linears
+    with base.hooks.disabled():
+        assert norm.weight is own and not base.hooks.beyond_linears
+    with base.hooks.owning({}):
+        assert norm.weight is own
+    with (
+        base.hooks.owning({owner: slice(0, 2), "other": slice(2, 4)}),
+        pytest.raises(CapabilityError, match="cannot share a flat batch"),
+    ):
+        norm.weight  # noqa: B018
+    base.hooks.restore(owner)
+    assert type(norm) is kind and norm.weight is own

@@ -5,11 +5,12 @@ then the only execution there is.
 """
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from domainwright.models import kernels, native, segments
+from domainwright.models import decode, kernels, native, segments
 from domainwright.models.flat import chain, flatten
 
 needs_native = pytest.mark.skipif(
@@ -233,3 +234,24 @@ def test_a_compiler_that_fails_is_no_obstacle(monkeypatch, tmp_path):
     library, reason = native._load.__wrapped__()
     assert library is None and "no such flag" in reason
     assert [p.name for p in tmp_path.iterdir()] == ["g++"]  # no half-made library stays
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("heads", "keys", "size"), [(4, 2, 32), (9, 3, 64), (5, 1, 64), (3, 3, 128)]
+)
+@pytest.mark.parametrize("window", [None, 6])
+def test_one_token_of_every_row_equals_the_plain_sum(heads, keys, size, window):
+    rows, columns, column = 3, 40, 36
+    trunk = SimpleNamespace(heads=heads, key_heads=keys, size=size, scale=size**-0.5)
+    cache = [random(rows, keys, columns, size, seed=i) for i in range(2)]
+    query = random(rows, (heads + 2 * keys) * size, seed=3)
+    begins = torch.tensor([0, 36, 19])
+    got = decode.attend(trunk, query, *cache, begins, column, window)
+    for row, begin in enumerate(begins.tolist()):
+        seen = slice(max(begin, column + 1 - (window or 10**9)), column + 1)
+        k, v = (x[row, :, seen].double().repeat_interleave(heads // keys, 0) for x in cache)
+        q = query[row, : heads * size].unflatten(0, (heads, size)).double()
+        weight = (torch.einsum("hd,hsd->hs", q, k) * trunk.scale).softmax(1)
+        want = torch.einsum("hs,hsd->hd", weight, v).flatten()
+        assert float((got[row].double() - want).norm() / want.norm()) < 2**-7

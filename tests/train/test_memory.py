@@ -10,14 +10,16 @@ import torch
 
 from domainwright.core.errors import CapabilityError
 from domainwright.methods import METHODS
-from domainwright.train import fit, loop, memory
+from domainwright.train import fit, memory, step
 from domainwright.train.fit import Wish
-from domainwright.train.loop import Interrupted, take_step, train
+from domainwright.train.loop import Interrupted, train
+from domainwright.train.loss import loss_of_rows
 from domainwright.train.memory import Line, halved, out_of_memory
-from domainwright.train.order import micro_batches
+from domainwright.train.order import micro_batches, rows_of_step
 from domainwright.train.probe import Costs, probe, work
 from domainwright.train.recompute import blocks, recomputed
 from domainwright.train.settings import TrainSettings
+from domainwright.train.step import take_step, within_memory
 from tests.tiny import CONFIGS, PACKED, tiny_base, train_rows
 from tests.train.runs import LENGTHS, make_job
 
@@ -32,17 +34,17 @@ FAILURES = {
 
 def failing(monkeypatch, error, *, over=math.inf, on=()):
     """Passes of more than `over` tokens fail, and those with the numbers in `on`."""
-    plain, seen = loop.loss_of_rows, []
+    plain, seen = step.summed_loss, []
 
-    def loss(base, rows):
-        tokens = sum(len(r.ids) for r in rows)
+    def loss(base, flat, *targets):
+        tokens = flat.tokens
         if torch.is_grad_enabled():
             seen.append(tokens)
             if tokens > over or len(seen) in on:
                 raise error
-        return plain(base, rows)
+        return plain(base, flat, *targets)
 
-    monkeypatch.setattr(loop, "loss_of_rows", loss)
+    monkeypatch.setattr(step, "summed_loss", loss)
     return seen
 
 
@@ -62,7 +64,7 @@ def without(history, *names):
 def test_out_of_memory_becomes_a_run_with_smaller_passes(tmp_path, monkeypatch, error):
     """The same losses and weights, bit for bit, as a run that began with those passes."""
     job = make_job(tmp_path / "job", micro=10_000)
-    first = sum(len(r.ids) for r in loop.rows_of_step(job.rows, 3, job.seed, 0))
+    first = sum(len(r.ids) for r in rows_of_step(job.rows, 3, job.seed, 0))
     again = make_job(tmp_path / "again", micro=first // 2)
     want = train(again)
     seen = failing(monkeypatch, error, over=first - 1)
@@ -88,7 +90,7 @@ def test_a_step_that_fails_half_way_leaves_no_gradient_behind(tmp_path, monkeypa
         optimiser = torch.optim.SGD(parameters, lr=0.0)
         seen = failing(monkeypatch, MemoryError(), on=on)
         with job.adapter.attached():
-            after, _ = loop._within_memory(
+            after, _ = within_memory(
                 job,
                 rows,
                 lambda job, o=optimiser, p=parameters: take_step(job, o, p, 0, rows),
@@ -131,14 +133,14 @@ def test_an_update_without_memory_is_not_redone(tmp_path, monkeypatch):
 
 
 def test_checks_shrink_too(tmp_path, monkeypatch):
-    plain = loop.loss_of_rows
+    plain = step.summed_loss
 
-    def loss(base, rows):
-        if sum(len(r.ids) for r in rows) > 25:
+    def loss(base, flat, *targets):
+        if flat.tokens > 25:
             raise MemoryError
-        return plain(base, rows)
+        return plain(base, flat, *targets)
 
-    monkeypatch.setattr(loop, "loss_of_rows", loss)
+    monkeypatch.setattr(step, "summed_loss", loss)
     job = make_job(tmp_path / "a", micro=10_000)
     got = train(job)
     assert got.steps == 12
@@ -253,7 +255,7 @@ def kept(base, rows, on):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x), recomputed(base, on):
-        loss, _ = loop.loss_of_rows(base, rows)
+        loss, _ = loss_of_rows(base, rows)
         during = total[0]
         loss.backward()
     return during
@@ -319,8 +321,8 @@ def test_a_prediction_is_the_sum_over_the_real_passes(tmp_path):
     found = decided(base, wish(2000, micro_tokens=30))
     job = make_job(tmp_path, base=base)
     passes, flops, largest = 0, 0.0, 0
-    for step in range(12):
-        rows = loop.rows_of_step(job.rows, 3, 5, step)
+    for number in range(12):
+        rows = rows_of_step(job.rows, 3, 5, number)
         for group in micro_batches(rows, 30):
             passes, largest = passes + 1, max(largest, sum(len(r.ids) for r in group))
         flops += work(base, rows)
@@ -342,7 +344,7 @@ def test_work_counts_what_the_profiler_counts():
     rows = train_rows((40, 30), prompt=20)
     # PyTorch's own products only: the fused node's are counted as well, being aten calls.
     with adapter.attached(), FlopCounterMode(display=False) as counter:
-        loss, _ = loop.loss_of_rows(base, rows)
+        loss, _ = loss_of_rows(base, rows)
         loss.backward()
     assert counter.get_total_flops() == pytest.approx(work(base, rows), rel=0.15)
 

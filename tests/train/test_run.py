@@ -12,8 +12,10 @@ from domainwright.core.errors import ConfigError, RunFailed
 from domainwright.core.lock import lock
 from domainwright.models.flat import flatten
 from domainwright.models.forms import TrainRow
-from domainwright.train import checkpoint, loop, order
+from domainwright.train import checkpoint, order, run, step
 from domainwright.train.loop import Interrupted, train
+from domainwright.train.run import check_health
+from domainwright.train.step import Watched, mean_loss, take_step
 from tests.tiny import documents, own_logits, tiny_base
 from tests.train.runs import make_job
 
@@ -39,7 +41,7 @@ def stop_at(*steps):
 
 def test_a_run_measures_itself(tmp_path):
     job = make_job(tmp_path, steps=6)
-    base_loss = loop.mean_loss(job, job.development)
+    base_loss = mean_loss(job, job.development)
     steps = []
     got = train(job, listen=steps.append)
     assert got.base_loss == pytest.approx(base_loss) and got.best_loss < base_loss
@@ -55,15 +57,17 @@ def test_a_run_measures_itself(tmp_path):
     # Losses are watched at the start and at three checks.
     assert [n for n, line in enumerate(lines) if "development_loss" in line] == [0, 2, 4, 6]
     # The adapter holds its best state, and the base is bare again.
-    assert loop.mean_loss(job, job.development) == pytest.approx(base_loss)
+    assert mean_loss(job, job.development) == pytest.approx(base_loss)
     with job.adapter.attached():
-        assert loop.mean_loss(job, job.development) == pytest.approx(got.best_loss)
+        assert mean_loss(job, job.development) == pytest.approx(got.best_loss)
 
 
 def test_the_best_state_is_kept_not_the_last(tmp_path, monkeypatch):
     fake = iter([5.0, 4.0, 2.0, 3.0, 2.5])
     monkeypatch.setattr(
-        loop, "_watched", lambda job, step: {"development_loss": next(fake), "general_loss": 1.0}
+        Watched,
+        "losses",
+        lambda self, job, step: {"development_loss": next(fake), "general_loss": 1.0},
     )
     job = make_job(tmp_path, steps=8, checks=4)
     states = {}
@@ -76,7 +80,9 @@ def test_the_best_state_is_kept_not_the_last(tmp_path, monkeypatch):
 def test_patience_ends_a_run(tmp_path, monkeypatch):
     fake = iter([5.0, 4.0, 4.5, 4.6, 1.0, 1.0])
     monkeypatch.setattr(
-        loop, "_watched", lambda job, step: {"development_loss": next(fake), "general_loss": 1.0}
+        Watched,
+        "losses",
+        lambda self, job, step: {"development_loss": next(fake), "general_loss": 1.0},
     )
     got = train(make_job(tmp_path, steps=10, checks=5, patience=2))
     assert (got.steps, got.best_step) == (6, 2)
@@ -85,11 +91,11 @@ def test_patience_ends_a_run(tmp_path, monkeypatch):
 def test_a_state_that_forgets_too_much_is_not_kept(tmp_path, monkeypatch):
     fake = iter([(5.0, 1.0), (4.0, 1.05), (2.0, 1.2), (3.0, 1.1)])
 
-    def watched(job, step):
+    def watched(self, job, step):
         development, general = next(fake)
         return {"development_loss": development, "general_loss": general}
 
-    monkeypatch.setattr(loop, "_watched", watched)
+    monkeypatch.setattr(Watched, "losses", watched)
     got = train(make_job(tmp_path, steps=3, max_forgetting=0.1 + 1e-9))
     assert (got.best_step, got.best_loss) == (3, 3.0)
 
@@ -149,26 +155,26 @@ def test_a_last_step_that_diverges_is_no_success(tmp_path):
 def test_a_rising_loss_is_a_divergence_but_a_high_start_is_not(tmp_path):
     state = checkpoint.State(first_loss=1.0, step=9)
     state.history = [{"loss": x} for x in (9.0, 3.5, 3.2, 3.1, 3.4)]
-    loop._check_health(state, 2.9, 1.0)
+    check_health(state, 2.9, 1.0)
     with pytest.raises(RunFailed, match=r"rose from 1\.00 to 3\.30 by step 9"):
-        loop._check_health(state, 3.3, 1.0)
+        check_health(state, 3.3, 1.0)
     state.history = state.history[:3]
-    loop._check_health(state, 9.0, 1.0)
+    check_health(state, 9.0, 1.0)
 
 
 @pytest.mark.parametrize(("loss", "norm"), [(math.nan, 1.0), (1.0, math.inf), (math.inf, 1.0)])
 def test_health_needs_finite_numbers(loss, norm):
     with pytest.raises(RunFailed, match="diverged"):
-        loop._check_health(checkpoint.State(step=3, first_loss=1.0), loss, norm)
+        check_health(checkpoint.State(step=3, first_loss=1.0), loss, norm)
 
 
 def test_a_gradient_that_is_not_finite_is_not_applied(tmp_path, monkeypatch):
     job = make_job(tmp_path)
     job.adapter.attach()
-    monkeypatch.setattr(loop, "loss_of_rows", lambda base, rows: (job.adapter.B[0].sum() * math.nan, 1))
+    monkeypatch.setattr(step, "summed_loss", lambda base, *batch: job.adapter.B[0].sum() * math.nan)
     before = state_of(job)
     optimiser = torch.optim.AdamW(job.adapter.parameters())
-    loop.take_step(job, optimiser, list(job.adapter.parameters()), 0, job.rows[:2])
+    take_step(job, optimiser, list(job.adapter.parameters()), 0, job.rows[:2])
     assert_same(before, state_of(job))
 
 
@@ -179,15 +185,15 @@ def test_a_zero_gradient_fails(tmp_path):
 
 
 def test_an_adapter_that_changes_nothing_fails(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_changes_anything", lambda job: False)
+    monkeypatch.setattr(run, "changes_anything", lambda job: False)
     with pytest.raises(RunFailed, match="changes no logit"):
         train(make_job(tmp_path, steps=3))
     monkeypatch.undo()
     job = make_job(tmp_path)
     job.adapter.attach()
-    assert not loop._changes_anything(job)
+    assert not run.changes_anything(job)
     torch.nn.init.ones_(job.adapter.B[0])
-    assert loop._changes_anything(job)
+    assert run.changes_anything(job)
 
 
 def test_without_development_rows_the_last_state_is_kept(tmp_path):

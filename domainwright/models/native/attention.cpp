@@ -319,9 +319,68 @@ void settle(const Batch& b, const Gradients& g, long total, long kv) {
     }
 }
 
+struct DecodeScratch {
+  std::vector<float> score;
+};
+
+// One query token of one row: each key and value is read once for all heads that share it.
+void decode_task(const bf16* q, const bf16* keys, const bf16* values, long row, long seen,
+                 long group, long h, float scale, bf16* out, DecodeScratch& my) {
+  const long width = round_up(seen, LANES);
+  my.score.resize(group * width);
+  for (long j = 0; j < seen; ++j)
+    for (long g = 0; g < group; ++g) {
+      __m512 sum = _mm512_setzero_ps();
+      for (long c = 0; c < h; c += 2 * LANES)
+        sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(keys + j * row + c),
+                               (__m512bh)_mm512_loadu_si512(q + g * h + c));
+      my.score[g * width + j] = _mm512_reduce_add_ps(sum);
+    }
+  for (long g = 0; g < group; ++g) softmax(&my.score[g * width], 0, seen, scale);
+  for (long c = 0; c < h; c += 2 * LANES)
+    for (long g = 0; g < group; g += 4) {
+      const int heads = (int)std::min(4L, group - g);
+      __m512 sum[4][2];
+      for (int m = 0; m < 4; ++m) sum[m][0] = sum[m][1] = _mm512_setzero_ps();
+      for (long j = 0; j < seen; ++j) {
+        const __m512 low = load(values + j * row + c), high = load(values + j * row + c + LANES);
+        for (int m = 0; m < heads; ++m) {
+          const __m512 weight = _mm512_set1_ps(my.score[(g + m) * width + j]);
+          sum[m][0] = _mm512_fmadd_ps(weight, low, sum[m][0]);
+          sum[m][1] = _mm512_fmadd_ps(weight, high, sum[m][1]);
+        }
+      }
+      for (int m = 0; m < heads; ++m) {
+        store(out + (g + m) * h + c, sum[m][0]);
+        store(out + (g + m) * h + c + LANES, sum[m][1]);
+      }
+    }
+}
+
 }  // namespace
 
 extern "C" {
+
+// One token of each of B rows. shape: B, heads, key heads, head size (a multiple of 32), window,
+// column: the last one seen. strides: q row, then row, head and column of keys and values alike.
+// begins: the first column of each row. out: (B, heads, h).
+void dw_attention_decode(const long* shape, const long* strides, float scale, const long* begins,
+                         const bf16* q, const bf16* keys, const bf16* values, bf16* out) {
+  const long rows = shape[0], heads = shape[1], key_heads = shape[2], h = shape[3];
+  const long window = shape[4], end = shape[5] + 1, group = heads / key_heads;
+#pragma omp parallel
+  {
+    static thread_local DecodeScratch mine;
+#pragma omp for schedule(dynamic, 1)
+    for (long task = 0; task < rows * key_heads; ++task) {
+      const long b = task / key_heads, kv = task % key_heads;
+      const long begin = window > 0 ? std::max(begins[b], end - window) : begins[b];
+      const long at = b * strides[1] + kv * strides[2] + begin * strides[3];
+      decode_task(q + b * strides[0] + kv * group * h, keys + at, values + at, strides[3],
+                  end - begin, group, h, scale, out + (b * heads + kv * group) * h, mine);
+    }
+  }
+}
 
 // shape: segments, heads, key heads, head size, window (0: none), T.
 // strides: q row, q head, k row, k head, v row, v head. out: (T, heads, h). normaliser: (heads, T).

@@ -1,0 +1,134 @@
+"""DoRA: learn the direction of a frozen layer's rows as LoRA does, and their length apart.
+
+    W' = m ⊙ (W + γ B A) / ‖W + γ B A‖        norm of each row; b stays as it is
+
+Source: Liu et al. 2024, arXiv:2402.09353, section 4. m starts as ‖W‖ and B at zero, so before
+the first step the model is the base. The norm is a constant in the backward pass (section
+4.3), and it is found without W-sized temporaries:
+
+    ‖W + γ B A‖² = ‖W‖² + 2γ · rowsum(W Aᵀ ⊙ B) + γ² · rowsum(B A Aᵀ ⊙ B)
+
+Dimension key: I inputs of the layer, O outputs, R rank.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from domainwright.methods import METHODS
+from domainwright.methods.lora import LoraAdapter, LoraSettings, choose, load
+from domainwright.models.base import Base
+from domainwright.models.hooks import Hook
+from domainwright.models.points import Linear
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoraSettings(LoraSettings):
+    """The same as LoRA's: `rank`, `alpha`, `dropout`, `targets`, patterns and `rslora`."""
+
+
+class _Turned:
+    """The output of one layer with other directions and lengths of its rows."""
+
+    def __init__(
+        self, layer: Linear, a: nn.Parameter, b: nn.Parameter, m: nn.Parameter, settings: Any
+    ) -> None:
+        self.layer, self.a, self.b, self.m = layer, a, b, m
+        self.scale, self.dropout = settings.scale_of(layer.path), settings.dropout
+
+    @property
+    def dropping(self) -> bool:
+        return bool(self.dropout) and torch.is_grad_enabled()
+
+    def norm_O(self) -> Tensor:
+        weight = self.layer.weight_OI.detach().float()
+        a, b = self.a.detach(), self.b.detach()
+        squares = weight.square().sum(1) + 2 * self.scale * ((weight @ a.T) * b).sum(1)
+        return (squares + self.scale**2 * ((b @ (a @ a.T)) * b).sum(1)).clamp_min(1e-12).sqrt()
+
+    def __call__(self, x: Tensor, out: Tensor) -> Tensor:
+        bias: Tensor | None = self.layer.module.bias  # type: ignore[assignment]
+        if self.dropping:
+            # As in PEFT: the base's share of the change sees the dropped inputs too.
+            x = functional.dropout(x, self.dropout)
+            plain = functional.linear(x, self.layer.weight_OI)
+        else:
+            plain = out if bias is None else out - bias
+        low = x.to(self.a.dtype) @ self.a.T @ self.b.T
+        length_O = self.m / self.norm_O()
+        # The change, not the whole: out keeps its own rounding.
+        change = (length_O - 1) * plain.to(low.dtype) + length_O * self.scale * low
+        return out + change.to(out.dtype)
+
+
+class DoraAdapter(LoraAdapter):
+    """A, B and a length per output of every chosen layer, float32 whatever the base's dtype."""
+
+    method, version = "dora", 1
+
+    def __init__(self, base: Base, settings: DoraSettings, layers: list[Linear]) -> None:
+        super().__init__(base, settings, layers)
+        self.m = nn.ParameterList(
+            nn.Parameter(x.weight_OI.detach().float().norm(dim=1)) for x in layers
+        )
+
+    def _turned(self) -> Iterator[_Turned]:
+        for layer, a, b, m in zip(self.layers, self.A, self.B, self.m, strict=True):
+            yield _Turned(layer, a, b, m, self.settings)
+
+    def places(self) -> Iterator[tuple[str, Hook]]:
+        for hook in self._turned():
+            yield hook.layer.path, hook
+
+    def merged_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        for hook in self._turned():
+            turned_OI = self.changed_OI(hook.layer, hook.a, hook.b)
+            merged_OI = (hook.m / hook.norm_O())[:, None] * turned_OI
+            yield f"{hook.layer.path}.weight", self.as_stored(hook.layer, merged_OI)
+
+    def stored(self) -> dict[str, Tensor]:
+        lengths = {
+            f"{x.path}.lora_magnitude_vector": m for x, m in zip(self.layers, self.m, strict=True)
+        }
+        return super().stored() | lengths
+
+    def peft_config(self) -> dict[str, Any]:
+        return {**super().peft_config(), "use_dora": True}
+
+
+@METHODS.register
+class Dora:
+    """Low-rank adaptation of directions, and lengths apart."""
+
+    Settings = DoraSettings
+    version = 1
+    summary = "LoRA on the direction of every row, its length learned apart; merges; slower."
+    parameter_formula = "Σ rank · (inputs + outputs) + outputs over the chosen layers"
+    peft_type: ClassVar[str | None] = "LORA"
+    identity_start = True
+    random_start = True
+    learning_rate: ClassVar = {"small": 8e-4, "large": 2e-4}
+    """Below and from one billion parameters; methods.md §15.3, not swept."""
+    merge_rtol: ClassVar = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
+    """Largest relative error of merged logits. bfloat16 rounds every merged weight to 8 bits."""
+
+    @staticmethod
+    def build(base: Base, settings: DoraSettings, seed: int) -> DoraAdapter:
+        """A fresh adapter, which changes nothing yet."""
+        adapter = DoraAdapter(base, settings, choose(base.hooks.linears, settings.targets))
+        adapter.start(seed)
+        return adapter
+
+    @staticmethod
+    def load(base: Base, folder: Path) -> DoraAdapter:
+        """An adapter saved by us or by PEFT, checked key by key.
+
+        Raises:
+            DataError: another base, a missing or surplus tensor, or another variant of LoRA.
+        """
+        return load(base, folder, DoraSettings, DoraAdapter)

@@ -1,0 +1,75 @@
+"""Weights of a base that an adapter stands in for, while the base keeps its own.
+
+    module.weight  ->  the adapter's tensor in the base's dtype, while it is attached
+
+The module's class is exchanged for a subclass whose attribute is a property: every reader sees
+the adapter's tensor (the layer itself, the loss head, a scan that never calls the layer), and
+gradients reach it; parameters and state dict of the base stay its own, bit for bit.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from domainwright.core.errors import CapabilityError
+
+Current = Callable[[Any], bool]
+"""Whether an owner's weights are to be read now."""
+
+
+class Replaced:
+    """Replacements on one model, found by the full names of its parameters."""
+
+    def __init__(self, model: nn.Module, current: Current) -> None:
+        self.model, self.current = model, current
+        self._plain: dict[nn.Module, type] = {}
+        """Class of every module that is covered."""
+        self.owners: dict[tuple[nn.Module, str], Any] = {}
+
+    def add(self, name: str, value: nn.Parameter, owner: Any) -> None:
+        """Read `value` where the model reads its parameter `name`, tied copies included.
+
+        Raises:
+            CapabilityError: another adapter stands there already.
+        """
+        path, _, own_key = name.rpartition(".")
+        # Not get_parameter: where another adapter stands, that gives the adapter's.
+        own = self.model.get_submodule(path)._parameters[own_key]
+        for module in self.model.modules():
+            for key, parameter in module._parameters.items():
+                if parameter is own:
+                    self._cover(module, key, value, owner)
+
+    def _cover(self, module: nn.Module, key: str, value: nn.Parameter, owner: Any) -> None:
+        if (module, key) in self.owners:
+            raise CapabilityError(
+                "Two adapters replace the same weights of one base.",
+                "detach the first one before the second is attached.",
+            )
+
+        def read(self_: nn.Module) -> Tensor:
+            own = self_._parameters[key]
+            assert own is not None  # only parameters are covered
+            return value.to(own.dtype) if self.current(owner) else own
+
+        kind = type(module)
+        self._plain.setdefault(module, kind)
+        # Its name stays: transformers looks some classes up by name.
+        covered = type(kind.__name__, (kind,), {key: property(read), "__module__": kind.__module__})
+        module.__class__ = covered
+        self.owners[module, key] = owner
+
+    def remove(self, owner: Any) -> None:
+        for module, key in [k for k, who in self.owners.items() if who is owner]:
+            del self.owners[module, key]
+            if not any(m is module for m, _ in self.owners):
+                module.__class__ = self._plain.pop(module)
+
+    def acts_on(self, module: nn.Module | None = None) -> bool:
+        """Whether any replacement is read now: anywhere, or in one module."""
+        return any(
+            self.current(owner)
+            for (found, _), owner in self.owners.items()
+            if module is None or found is module
+        )

@@ -1,0 +1,54 @@
+"""What a run is made of, and what it measured about itself."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from domainwright.methods._adapter import Adapter
+from domainwright.models.base import Base
+from domainwright.models.forms import TrainRow
+from domainwright.train.settings import TrainSettings
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run stopped on request after writing a checkpoint."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Everything a run is made of."""
+
+    base: Base
+    adapter: Adapter
+    rows: Sequence[TrainRow]
+    development: Sequence[TrainRow]
+    general: Sequence[TrainRow]
+    """General text on which forgetting is watched."""
+    settings: TrainSettings
+    steps: int
+    learning_rate: float
+    micro_tokens: int
+    seed: int
+    folder: Path
+    """Checkpoints and metrics.jsonl go here."""
+    run_hash: str
+    """Of data, settings and base: a checkpoint of another run is refused."""
+    recompute: bool = False
+    """Gradient checkpointing: less memory, more time, the same gradients."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What a run measured about itself."""
+
+    steps: int
+    best_step: int
+    seconds: float
+    tokens: int
+    tokens_per_s: float
+    peak_rss_mib: int
+    base_loss: float
+    """Development loss of the untouched base, nats per token."""
+    best_loss: float
+    history: tuple[dict[str, Any], ...]

@@ -1,0 +1,263 @@
+"""One candidate on its way: where it is, what it keeps, whether it is well."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from domainwright.core.artifacts import write_atomic
+from domainwright.core.errors import CapabilityError, RunFailed
+from domainwright.core.progress import Step
+from domainwright.methods._adapter import Adapter
+from domainwright.models.flat import flatten
+from domainwright.train import checkpoint
+from domainwright.train.checkpoint import State
+from domainwright.train.job import Job, Trained
+from domainwright.train.settings import TrainSettings
+from domainwright.train.step import Watched, optimiser_of, within_memory
+
+Failure = RunFailed | CapabilityError
+"""What ends one candidate and leaves the others alone."""
+
+
+@dataclass(eq=False)
+class Run:
+    """A job with its optimiser and its state. Nothing here is another candidate's."""
+
+    job: Job
+    optimiser: torch.optim.Optimizer = field(init=False)
+    parameters: list[torch.nn.Parameter] = field(init=False)
+    state: State = field(default_factory=State)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    """The adapter's best state so far."""
+    failure: Failure | None = None
+    trained: Trained | None = None
+    unpaid: float = 0.0
+    """Seconds spent since `state.seconds` was last told."""
+    told: dict[str, Any] = field(default_factory=dict)
+    """For the next line of metrics.jsonl."""
+
+    def __post_init__(self) -> None:
+        self.parameters = [p for p in self.job.adapter.parameters() if p.requires_grad]
+        self.optimiser = optimiser_of(self.job)
+        steps, checks = self.job.steps, self.job.settings.checks
+        self.checks = {round(steps * (i + 1) / checks) for i in range(checks)} | {steps}
+
+    @property
+    def going(self) -> bool:
+        return self.failure is None and self.trained is None
+
+    @property
+    def over(self) -> bool:
+        """Whether no step is left to take."""
+        patience = self.job.settings.patience
+        tired = patience is not None and self.state.since_best >= patience
+        return self.state.step >= self.job.steps or tired
+
+    def resume(self) -> bool:
+        """Go on from the newest checkpoint; False where there is none."""
+        job = self.job
+        found = checkpoint.newest(job.folder / "checkpoints", job.run_hash)
+        if not found:
+            return False
+        self.state, tensors = found
+        _restore(job.adapter, self.optimiser, tensors)
+        self.best = {
+            k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")
+        }
+        if self.state.halved_to:
+            self.job = replace(job, micro_tokens=min(job.micro_tokens, self.state.halved_to))
+        return True
+
+    def start(self, losses: dict[str, float], micro_tokens: int) -> None:
+        """Begin at step 0, where the adapter is the base.
+
+        Args:
+            losses: of the untouched base.
+            micro_tokens: tokens a pass with which they could be read.
+        """
+        self.state = State(history=[{"step": 0, **losses}])
+        if micro_tokens < self.job.micro_tokens:
+            self.job = replace(self.job, micro_tokens=micro_tokens)
+            self.state.halved_to = micro_tokens
+
+    def record(
+        self,
+        taken: tuple[float, float, int],
+        watched: Watched,
+        prepare: Callable[[], None],
+        *,
+        before: int,
+        peak_mib: float,
+    ) -> Step:
+        """Book a step: judge it, look at the watched losses where that is due, keep the best.
+
+        Args:
+            taken: what `take_step` gave.
+            prepare: leaves this candidate's adapter alone on the base.
+            before: tokens a pass before the step.
+
+        Raises:
+            RunFailed: the run diverged, or nothing is trained.
+        """
+        loss, norm, tokens = taken
+        state = self.state
+        state.step += 1
+        state.tokens += tokens
+        state.seconds, self.unpaid = state.seconds + self.unpaid, 0.0
+        state.peak_rss_mib = max(state.peak_rss_mib, round(peak_mib))
+        state.first_loss = state.first_loss if state.first_loss is not None else loss
+        check_health(state, loss, norm)
+        line = {
+            "step": state.step,
+            "loss": loss,
+            "gradient_norm": norm,
+            "tokens": state.tokens,
+            "seconds": round(state.seconds, 3),
+            **self.told,
+        }
+        self.told = {}
+        if state.step in self.checks:
+            prepare()
+            self.job, losses = within_memory(
+                self.job, watched.rows, lambda job: watched.losses(job, state.step)
+            )
+            line |= losses
+            self._keep(line)
+        facts = {"loss": f"{loss:.3f}", "tokens/s": f"{state.tokens / state.seconds:.0f}"}
+        if self.job.micro_tokens < before:
+            state.halved_to = line["micro_tokens"] = self.job.micro_tokens
+            facts["out of memory"] = f"passes of {self.job.micro_tokens} tokens from here"
+        state.history.append(line)
+        return Step(f"train {self.job.adapter.method}", state.step, self.job.steps, facts)
+
+    def _keep(self, line: dict[str, Any]) -> None:
+        """The state as the best one, if it is."""
+        state = self.state
+        if is_best(state, line, state.history[0], self.job.settings):
+            state.best_step, state.best_loss = state.step, line["development_loss"]
+            state.since_best = 0
+            self.best = {k: v.detach().clone() for k, v in self.job.adapter.state_dict().items()}
+        else:
+            state.since_best += 1
+
+    @property
+    def due(self) -> bool:
+        """Whether a checkpoint is to be written after this step."""
+        every = self.job.settings.checkpoint_every
+        return self.state.step % every == 0 or self.state.step == self.job.steps
+
+    def save(self) -> None:
+        write_checkpoint(self.job, self.optimiser, self.state, self.best)
+        self.write_metrics()
+
+    def write_metrics(self) -> None:
+        self.job.folder.mkdir(parents=True, exist_ok=True)
+        text = "".join(json.dumps(line) + "\n" for line in self.state.history)
+        write_atomic(self.job.folder / "metrics.jsonl", text)
+
+    def finish(self) -> Trained:
+        """The adapter's best state, judged. Its adapter hangs alone on the base.
+
+        Raises:
+            RunFailed: nothing learned, nothing changed, or too much forgotten.
+        """
+        state, at_start = self.state, self.state.history[0]
+        self.write_metrics()
+        if state.best_step is None or state.best_loss is None:
+            risen = min(x["general_loss"] for x in state.history[1:] if "general_loss" in x)
+            raise RunFailed(
+                f"Every state of the run forgets more than the limit: the loss on general text "
+                f"rose by at least {risen - at_start['general_loss']:.3f} nats per token, and the "
+                f"limit is {self.job.settings.max_forgetting}.",
+                "lower train.learning_rate or train.steps, or raise train.max_forgetting.",
+            )
+        self.job.adapter.load_state_dict(self.best)
+        if state.best_loss >= at_start["development_loss"]:
+            raise RunFailed(
+                f"The run learned nothing: the best development loss is {state.best_loss:.4f}, and "
+                f"the untouched base has {at_start['development_loss']:.4f}.",
+                "give more rows or steps, or lower train.learning_rate.",
+            )
+        if not changes_anything(self.job):
+            raise RunFailed(
+                "The trained adapter changes no logit of the base.",
+                "train longer or with a higher train.learning_rate.",
+            )
+        return Trained(
+            steps=state.step,
+            best_step=state.best_step,
+            seconds=state.seconds,
+            tokens=state.tokens,
+            tokens_per_s=state.tokens / state.seconds,
+            peak_rss_mib=state.peak_rss_mib,
+            base_loss=at_start["development_loss"],
+            best_loss=state.best_loss,
+            history=tuple(state.history),
+        )
+
+
+def check_health(state: State, loss: float, norm: float) -> None:
+    """Judge a step.
+
+    Raises:
+        RunFailed: the run diverged, or nothing is trained.
+    """
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise RunFailed(
+            f"The loss is {loss} and the gradient norm {norm} at step {state.step}: "
+            "the run diverged.",
+            "lower train.learning_rate by a factor of 3 to 10.",
+        )
+    if norm == 0:
+        raise RunFailed(
+            f"The gradient is exactly zero at step {state.step}: nothing is trained.",
+            "check that the chosen targets are part of the base.",
+        )
+    recent = [line["loss"] for line in state.history[-4:] if "loss" in line] + [loss]
+    if len(recent) == 5 and min(recent) > 2 * (state.first_loss or 0) + 1:
+        raise RunFailed(
+            f"The loss rose from {state.first_loss:.2f} to {loss:.2f} by step "
+            f"{state.step}: the run diverged.",
+            "lower train.learning_rate by a factor of 3 to 10.",
+        )
+
+
+def is_best(
+    state: State, line: dict[str, Any], at_start: dict[str, Any], settings: TrainSettings
+) -> bool:
+    if math.isnan(line["development_loss"]):
+        return True
+    if line["general_loss"] - at_start["general_loss"] > settings.max_forgetting:
+        return False
+    return state.best_loss is None or line["development_loss"] < state.best_loss
+
+
+@torch.no_grad()
+def changes_anything(job: Job) -> bool:
+    flat = flatten([job.rows[0].ids], job.base.device)
+    adapted = job.base.hidden(flat)
+    with job.base.hooks.disabled():
+        return not torch.equal(adapted, job.base.hidden(flat))
+
+
+def write_checkpoint(
+    job: Job, optimiser: torch.optim.Optimizer, state: State, best: dict[str, Tensor]
+) -> None:
+    tensors = {f"adapter.{k}": v for k, v in job.adapter.state_dict().items()}
+    tensors |= {f"best.{k}": v for k, v in best.items()}
+    tensors |= checkpoint.optimiser_tensors(optimiser)
+    checkpoint.save(job.folder / "checkpoints", state, tensors, job.run_hash)
+
+
+def _restore(
+    adapter: Adapter, optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]
+) -> None:
+    adapter.load_state_dict(
+        {k.removeprefix("adapter."): v for k, v in tensors.items() if k.startswith("adapter.")}
+    )
+    checkpoint.restore_optimiser(optimiser, tensors)
