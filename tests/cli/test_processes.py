@@ -62,7 +62,8 @@ class Child:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, base):
-    train = {"steps": 40, "checkpoint_every": 50}
+    # Enough that a parent that is kept waiting still finds the run unfinished.
+    train = {"steps": 300, "checkpoint_every": 400}
     return world.study_file(tmp_path_factory.mktemp("study"), base, train=train)
 
 
@@ -70,7 +71,7 @@ def study(tmp_path_factory, base):
 def test_interrupted_once_it_can_be_resumed(study, tmp_path, number):
     run = tmp_path / "run"
     child = Child(tmp_path, "decide", study, "-o", run)
-    child.wait_for("train lora  1/40")
+    child.wait_for("train lora  1/300")
     os.kill(child.pid, number)
     assert child.end() == 130
     said = child.err.read_text()
@@ -78,7 +79,7 @@ def test_interrupted_once_it_can_be_resumed(study, tmp_path, number):
     assert said.endswith("interrupted. Run the command with --resume to go on.\n")
     assert "Traceback" not in said and child.out.read_text() == ""
     steps = list((run / "trials/lora/checkpoints").iterdir())
-    assert len(steps) == 1 and steps[0].name < "step-0000040"
+    assert len(steps) == 1 and steps[0].name < "step-0000300"
     if number == signal.SIGINT:
         assert Child(tmp_path, "decide", study, "-o", run, "--resume").end() == 0
         assert Child(tmp_path, "decide", study, "-o", tmp_path / "whole").end() == 0
@@ -106,7 +107,7 @@ def test_two_at_once_in_one_folder(study, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     first = Child(tmp_path / "a", "decide", study, "-o", tmp_path / "run")
-    first.wait_for("train lora  1/40")
+    first.wait_for("train lora  1/300")
     second = Child(tmp_path / "b", "decide", study, "-o", tmp_path / "run", "--resume")
     assert second.end() == 2
     assert second.err.read_text().startswith("error: Another process is working in ")
