@@ -215,6 +215,7 @@ def test_only_bfloat16_rows_of_whole_registers_are_taken():
 
 
 def test_without_a_compiler_there_is_a_reason(monkeypatch):
+    monkeypatch.delenv("DOMAINWRIGHT_NATIVE", raising=False)
     monkeypatch.setenv("CXX", "/no/such/compiler")
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
     monkeypatch.setattr(native.sys, "platform", "linux")
