@@ -7,8 +7,9 @@ Medical questions after a system turn and, with shots, the same solved questions
 peer pads on the left, sorts by length, and takes the fastest batch size of a grid, found on
 a part of the questions. Both sides run in this process on weights of their own, loaded
 before the clock starts, and stop at the same tokens. In float32 no ratio is printed unless
-all answers are equal; in bfloat16, where two orders of rounding may part at a near tie, the
-share of equal answers is printed. One JSON line each goes to bench/history.jsonl.
+all answers are equal; in bfloat16, where two orders of rounding may part at a near tie, unless
+at least as many of ours as of the peer's are float32's answers. One JSON line each goes to
+bench/history.jsonl.
 """
 
 import argparse
@@ -18,12 +19,12 @@ import sys
 import torch
 
 from bench._report import add_options, machine_facts, note, publish, refuse_when_busy, spread
-from bench.beside_lm_eval import DATA, timed
+from bench.beside_lm_eval import BASE, DATA, peer_of, timed
 from domainwright.core.records import Message
 from domainwright.core.seeds import generator
 from domainwright.curate.read import read
 from domainwright.infer.generate import answer
-from domainwright.models.base import FAST_DTYPES, load_base
+from domainwright.models.base import load_base
 from domainwright.models.template import Template
 
 FILE = DATA / "medical/qa.jsonl"
@@ -74,14 +75,9 @@ class _Sides:
     """Both engines on the same weights."""
 
     def __init__(self, dtype: str, new_tokens: int) -> None:
-        from transformers import AutoModelForCausalLM
-
         self.dtype, self.new_tokens = dtype, new_tokens
-        self.base = load_base("smollm2-135m", dtype=dtype)
-        model = AutoModelForCausalLM.from_pretrained(
-            self.base.source.folder, dtype=FAST_DTYPES[dtype]
-        )
-        self.model = model.to(self.base.device).eval()
+        self.base = load_base(BASE, dtype=dtype)
+        self.model = peer_of(self.base)
         self.base.tokenizer.padding_side = "left"
 
     def ours(self, prompts: list[list[int]]) -> list[list[int]]:
@@ -132,7 +128,16 @@ def _compare(sides: _Sides, prompts: list[list[int]], pairs: int) -> dict[str, o
         "threads": torch.get_num_threads(),
         "equal_answers": round(equal, 4),
     }
-    if sides.dtype == "float32" and equal < 1:
+    if sides.dtype == "float32":
+        refused = equal < 1
+    else:
+        exact = answer(load_base(BASE, dtype="float32"), prompts, new_tokens=sides.new_tokens)
+        right, peer_right = (
+            sum(x == a.ids for x, a in zip(side, exact, strict=True)) for side in (ours, theirs)
+        )
+        line |= {"as_float32": right, "peer_as_float32": peer_right}
+        refused = right < peer_right
+    if refused:
         return line | {"refused": "no ratio: the two sides' answers differ"}
     return line | {
         "pairs": pairs,

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from bench._report import (
-    HERE,
     add_options,
     machine_facts,
     note,
@@ -29,7 +28,6 @@ from bench._report import (
 )
 from bench._steps import MODELS, PROFILES, facts_of, gap, model_folder, run_side, write_steps
 
-__all__ = ["HERE", "machine_facts", "spread"]
 LARGEST_LOSS_DIFFERENCE = 0.02
 LARGEST_FALL = 0.05
 """Of tokens/s, when the documents per step double."""

@@ -20,6 +20,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from tests.forked import end, fork
+
 ADAPTER = "adapter/adapter_model.safetensors"
 FRESH = 10
 """Every so many attempts, a new interpreter instead of a fork."""
@@ -33,29 +35,7 @@ def start(study: Path, run: Path, *, fresh: bool = False) -> int:
         return subprocess.Popen(
             [dw, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ).pid
-    pid = os.fork()
-    if pid:
-        return pid
-    from domainwright.cli.main import main
-
-    code = 1
-    try:
-        null = os.open(os.devnull, os.O_WRONLY)
-        log = os.open(run.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(null, 1)
-        os.dup2(log, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
-        sys.argv = ["dw", *arguments]
-        main()
-        code = 0
-    except SystemExit as done:
-        code = int(done.code or 0)
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        os._exit(code)
+    return fork(arguments, Path(os.devnull), run.with_suffix(".log"))
 
 
 def writing(run: Path) -> bool:
@@ -81,7 +61,7 @@ def kill_once(pid: int, run: Path, whole: float, rng: random.Random) -> tuple[in
             time.sleep(rng.uniform(0, 0.002))
             inside = writing(run)
             os.kill(pid, signal.SIGKILL)
-            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), inside
+            return end(pid), inside
         time.sleep(0 if aimed else 0.001)
     return code, False
 
@@ -95,7 +75,7 @@ def torture(study: Path, folder: Path, kills: int, seed: int, tell=lambda line: 
     rng = random.Random(seed)
     begun = time.monotonic()
     straight = start(study, folder / "straight")
-    assert os.waitstatus_to_exitcode(os.waitpid(straight, 0)[1]) == 0, _log(folder / "straight")
+    assert end(straight) == 0, _log(folder / "straight")
     whole = time.monotonic() - begun
     want = (folder / "straight" / ADAPTER).read_bytes()
     counted: Counter = Counter()
@@ -113,8 +93,7 @@ def torture(study: Path, folder: Path, kills: int, seed: int, tell=lambda line: 
         _compare(code, run, want)
         counted["finished"] += 1
         shutil.rmtree(run)
-    code = os.waitstatus_to_exitcode(os.waitpid(start(study, run), 0)[1])
-    _compare(code, run, want)
+    _compare(end(start(study, run)), run, want)
     counted["finished"] += 1
     return counted
 

@@ -25,7 +25,8 @@ from domainwright.core.seeds import derive
 from domainwright.methods import METHODS, _peft_format
 from domainwright.methods._adapter import Adapter
 from domainwright.models.base import Base
-from domainwright.models.hooks import Hook, LowRank
+from domainwright.models.hooks import Hook
+from domainwright.models.lowrank import LowRank
 from domainwright.models.points import Linear
 
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 from domainwright.models.flat import chain
-from domainwright.models.segments import Attention, Segments, can_attend
+from domainwright.models.segments import Attention, can_attend, segments_of
 
 NAME = "domainwright"
 """Name under which the plug-in is registered with transformers."""
@@ -63,7 +63,7 @@ def attend(
         rows = [x[0].transpose(0, 1) for x in (query, key, value)]
         # A cache that already holds keys makes them longer than the batch.
         if can_attend(*rows) and len(key[0, 0]) == document_bounds[-1]:
-            batch = Segments(document_bounds, document_parents)
+            batch = segments_of(tuple(document_bounds), tuple(document_parents))
             return Attention.apply(*rows, batch, scale, sliding_window)[None], None
     if document_bounds is not None and len(document_bounds) > 2:
         lengths = [b - a for a, b in pairwise(document_bounds)]

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from domainwright.models import kernels
 from domainwright.models.attended import Attended, Parts, attend_rows
 from domainwright.models.flat import Flat, flatten, tile
-from domainwright.models.hooks import Hooks, LowRank
-from domainwright.models.lowrank import Factors, Stack, stacked
+from domainwright.models.hooks import Hooks
+from domainwright.models.lowrank import Factors, LowRank, Stack, stacked
 from domainwright.models.segments import Segments
 
 Changes = list[list[Factors]]

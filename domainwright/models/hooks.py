@@ -12,13 +12,13 @@ Dimension key: T tokens (all leading dimensions flattened), I inputs, O outputs,
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from domainwright.core.errors import CapabilityError
+from domainwright.models.lowrank import LowRank, adapted, frozen
 from domainwright.models.points import Linear, Site, find_linears, find_sites
 from domainwright.models.replaced import Replaced
 
@@ -29,28 +29,6 @@ A hook with a method `before(x)` changes what a linear layer reads instead. At a
 module it is called without arguments and gives more keys and values (K, P, h) each; at a
 position module it carries the number `shift` that is added to every position, and `begin` is
 called there before the base reads a batch. While `resting`, a hook is passed over."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LowRank:
-    """out + scale · x Aᵀ Bᵀ: the pattern that has a faster execution than a plain hook."""
-
-    A_RI: nn.Parameter
-    B_OR: nn.Parameter
-    scale: float
-    dropout: float = 0.0
-
-    @property
-    def dropping(self) -> bool:
-        """Whether inputs are dropped now: only the plain execution does that."""
-        return bool(self.dropout) and torch.is_grad_enabled()
-
-    def __call__(self, x: Tensor, out: Tensor) -> Tensor:
-        """The plain execution; the oracle of the fused one."""
-        if self.dropping:
-            x = nn.functional.dropout(x, self.dropout)
-        change = x.to(self.A_RI.dtype) @ self.A_RI.T @ self.B_OR.T
-        return out + (self.scale * change).to(out.dtype)
 
 
 class Hooks:
@@ -198,17 +176,8 @@ class Hooks:
         if on[0][1] is not None:
             return _by_rows(plain(linear.module, x), x, on)
         first = on[0][0]
-        if isinstance(first, LowRank) and not first.dropping:
-            out: Tensor = _FusedLowRank.apply(
-                x,
-                linear.module.weight,
-                linear.module.bias,
-                first.A_RI,
-                first.B_OR,
-                first.scale,
-                linear.transposed,
-            )
-            on = on[1:]
+        if isinstance(first, LowRank) and not first.dropping and frozen(linear):
+            out, on = adapted(linear, first, x), on[1:]
         else:
             out = plain(linear.module, x)
         for hook, _ in on:
@@ -277,45 +246,3 @@ def _by_rows(out: Tensor, x: Tensor, on: list[tuple[Hook, slice | None]]) -> Ten
         parts.append(part)
         done = stop
     return torch.cat([*parts, out[..., done:, :]], dim=-2)
-
-
-class _FusedLowRank(torch.autograd.Function):
-    """W x + b + scale · B A x and its gradients in one node.
-
-    Saves x and A x only. The factors are cast to the base's dtype for the products (the
-    masters stay float32), and both parts of the input gradient are summed by the product
-    that makes the second, so no T x I temporary is added in a pass of its own.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        A_RI: Tensor,
-        B_OR: Tensor,
-        scale: float,
-        transposed: bool,
-    ) -> Tensor:
-        x_TI = x.reshape(-1, x.shape[-1])
-        weight_OI = weight.T if transposed else weight
-        A, B = A_RI.to(x.dtype), (B_OR * scale).to(x.dtype)
-        low_TR = x_TI @ A.T
-        out_TO = nn.functional.linear(x_TI, weight_OI, bias)
-        out_TO.addmm_(low_TR, B.T)
-        ctx.save_for_backward(x_TI, low_TR, weight_OI, A, B)
-        ctx.scale, ctx.shape = scale, x.shape
-        return out_TO.view(*x.shape[:-1], -1)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x_TI, low_TR, weight_OI, A, B = ctx.saved_tensors
-        grad_TO = grad.reshape(-1, grad.shape[-1])
-        low_grad_TR = grad_TO @ B
-        grad_A = (low_grad_TR.T @ x_TI).float() if ctx.needs_input_grad[3] else None
-        grad_B = (grad_TO.T @ low_TR).float() * ctx.scale if ctx.needs_input_grad[4] else None
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            grad_x = (grad_TO @ weight_OI).addmm_(low_grad_TR, A).view(ctx.shape)
-        return grad_x, None, None, grad_A, grad_B, None, None

@@ -1,4 +1,4 @@
-"""Frozen linear layers that read the same rows, stacked into one product, with low-rank changes.
+"""Low-rank changes on frozen linear layers; those that read the same rows as one product.
 
     out = x Wᵀ + b (+ residual),   columns of member m: += scale_m · (x A_mᵀ) B_mᵀ
 
@@ -12,12 +12,35 @@ from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from domainwright.models.hooks import Linear, LowRank
+from domainwright.models.points import Linear
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LowRank:
+    """out + scale · x Aᵀ Bᵀ: the pattern that has a faster execution than a plain hook."""
+
+    A_RI: nn.Parameter
+    B_OR: nn.Parameter
+    scale: float
+    dropout: float = 0.0
+
+    @property
+    def dropping(self) -> bool:
+        """Whether inputs are dropped now: only the plain execution does that."""
+        return bool(self.dropout) and torch.is_grad_enabled()
+
+    def __call__(self, x: Tensor, out: Tensor) -> Tensor:
+        """The plain execution; the oracle of the fused one."""
+        if self.dropping:
+            x = nn.functional.dropout(x, self.dropout)
+        change = x.to(self.A_RI.dtype) @ self.A_RI.T @ self.B_OR.T
+        return out + (self.scale * change).to(out.dtype)
 
 
 class Factors:
@@ -130,3 +153,44 @@ def stacked(linears: Sequence[Linear]) -> Stack:
             if b is not None:
                 b.data = bias[part]
     return Stack(tuple(linears), weight, bias, columns)
+
+
+def frozen(linear: Linear) -> bool:
+    """Whether no adapter trains the layer's own weights now: the fused node gives them nothing."""
+    own = (linear.module.weight, linear.module.bias)
+    return not any(isinstance(p, Tensor) and p.requires_grad for p in own)
+
+
+def adapted(linear: Linear, change: LowRank, x: Tensor) -> Tensor:
+    """W x + b + scale · B A x of one layer as one node of the graph. x: (…, I)."""
+    bias: Tensor | None = linear.module.bias  # type: ignore[assignment]
+    stack = Stack((linear,), linear.weight_OI, bias, (slice(0, linear.outputs),))
+    out: Tensor = _Adapted.apply(x, stack, change, change.A_RI, change.B_OR)
+    return out
+
+
+class _Adapted(torch.autograd.Function):
+    """Saves x and A x only."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, stack: Stack, change: LowRank, A_RI: Tensor, B_OR: Tensor
+    ) -> Tensor:
+        x_TI = x.reshape(-1, x.shape[-1])
+        factors = [Factors(stack, [change])]
+        out_TO, lows = stack.forward(factors, x_TI)
+        ctx.save_for_backward(x_TI, *lows)
+        ctx.stack, ctx.change, ctx.factors, ctx.shape = stack, change, factors, x.shape
+        return out_TO.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x_TI, *lows = ctx.saved_tensors
+        grad_TO = grad.reshape(-1, grad.shape[-1])
+        wanted = ctx.needs_input_grad[0]
+        grad_TI, pulls = ctx.stack.backward_input(ctx.factors, grad_TO, needed=wanted)
+        found: dict[nn.Parameter, Tensor] = {}
+        ctx.stack.backward_factors(ctx.factors, x_TI, lows, pulls, grad_TO, found)
+        change = ctx.change
+        grad_x = grad_TI.view(ctx.shape) if wanted else None
+        return grad_x, None, None, found[change.A_RI], found[change.B_OR]

@@ -5,6 +5,7 @@ Dimension key: T tokens, H query heads, K key/value heads, h head size.
 
 import ctypes
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -28,6 +29,12 @@ class Segments:
         self.lent = sum(lengths[a] for a in ancestors)
         """Tokens that are seen by descendants, counted once for each of them."""
         self.table = longs([*bounds[:-1], *bounds[1:], *first, *ancestors])
+
+
+@lru_cache(maxsize=4)
+def segments_of(bounds: tuple[int, ...], parents: tuple[int | None, ...]) -> Segments:
+    """One table for all layers of a model that are called with the same batch."""
+    return Segments(bounds, parents)
 
 
 def longs(numbers: Sequence[int]) -> Any:

@@ -26,18 +26,12 @@ BLOCK = 256
 """Rows at a time: 256 x 49,152 float32 logits are 50 MB."""
 
 
-def loss_of_rows(base: Base, rows: Sequence[TrainRow]) -> tuple[Tensor, int]:
-    """(summed loss in nats, number of targets) of some documents, read together.
-
-    What several of them begin with, a system prompt or a context, is read once: its states and
-    its gradient are those of every document that has it.
-    """
-    flat, sources_N, labels_N = batch_of(base, rows)
-    return summed_loss(base, flat, sources_N, labels_N), len(labels_N)
-
-
 def batch_of(base: Base, rows: Sequence[TrainRow]) -> tuple[Flat, Tensor, Tensor]:
-    """(flat batch, row that predicts each supervised token, that token)."""
+    """(flat batch, row that predicts each supervised token, that token).
+
+    What several rows begin with, a system prompt or a context, is in the batch once: its states
+    and its gradient are those of every row that has it.
+    """
     if base.hooks.dropping or base.feeding == "single":
         # Noise is drawn for every document anew, so none may stand for another.
         flat = flatten([row.ids for row in rows], base.device)

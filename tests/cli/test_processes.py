@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from domainwright.cli.main import main
 from domainwright.core.artifacts import sha256_file
+from tests.forked import end, fork
 from tests.studies import world
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -23,31 +23,7 @@ class Child:
 
     def __init__(self, folder, *arguments, stdout=None):
         self.out, self.err = folder / "out.txt", folder / "err.txt"
-        self.pid = os.fork()
-        if self.pid:
-            return
-        code = 1
-        try:
-            os.dup2(
-                stdout if stdout is not None else os.open(self.out, os.O_WRONLY | os.O_CREAT), 1
-            )
-            os.dup2(os.open(self.err, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
-            sys.argv = ["dw", *map(str, arguments)]
-            main()
-            code = 0
-        except SystemExit as done:
-            code = int(done.code or 0)
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-        finally:
-            try:
-                sys.stdout.flush()
-            except BrokenPipeError:
-                print("BrokenPipeError at the end", file=sys.stderr)
-            os._exit(code)
+        self.pid = fork(arguments, self.out if stdout is None else stdout, self.err)
 
     def wait_for(self, text):
         for _ in range(3000):
@@ -57,7 +33,7 @@ class Child:
         raise AssertionError(f"{text!r} never came: {self.err.read_text()}")
 
     def end(self):
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return end(self.pid)
 
 
 @pytest.fixture(scope="module")

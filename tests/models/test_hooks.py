@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from domainwright.core.errors import CapabilityError
+from domainwright.models import hooks
 from domainwright.models.flat import flatten
-from domainwright.models.hooks import LowRank, _FusedLowRank, find_linears
-from domainwright.models.points import enters_feed_forward, summed
+from domainwright.models.lowrank import LowRank, adapted
+from domainwright.models.points import Linear, enters_feed_forward, find_linears, summed
 from tests.tiny import CONFIGS, documents, tiny_base, tiny_model
 
 LLAMA = {"q": 32, "k": 16, "v": 16, "o": 32, "gate": 48, "up": 48, "down": 32}
@@ -151,18 +152,7 @@ def test_the_fused_kernel_equals_the_plain_hook(family, frozen_input):
 
     def run(fused):
         x = start.clone().requires_grad_(not frozen_input)
-        if fused:
-            out = _FusedLowRank.apply(
-                x,
-                linear.module.weight,
-                linear.module.bias,
-                hook.A_RI,
-                hook.B_OR,
-                hook.scale,
-                linear.transposed,
-            )
-        else:
-            out = hook(x, linear.module(x))
+        out = adapted(linear, hook, x) if fused else hook(x, linear.module(x))
         wanted = [hook.A_RI, hook.B_OR] + ([] if frozen_input else [x])
         return out, *torch.autograd.grad((out * up).sum(), wanted)
 
@@ -180,8 +170,13 @@ def test_the_fused_kernel_passes_gradcheck():
     )
     x.requires_grad_()
 
+    module = nn.Linear(4, 5, bias=False, dtype=torch.float64)
+    module.weight = nn.Parameter(weight, requires_grad=False)
+    linear = Linear("only", 0, "q", module, 4, 5, False)
+    change = LowRank(nn.Parameter(a), nn.Parameter(b), 0.5)
+
     def kernel(x):
-        return _FusedLowRank.apply(x, weight, None, a, b, 0.5, False)
+        return adapted(linear, change, x)
 
     assert torch.autograd.gradcheck(kernel, (x,))
 
@@ -190,8 +185,7 @@ def test_only_the_first_low_rank_hook_is_fused_and_dropout_never(monkeypatch):
     base = tiny_base()
     linear = base.hooks.linears[0]
     calls = []
-    apply = _FusedLowRank.apply
-    monkeypatch.setattr(_FusedLowRank, "apply", lambda *a: (calls.append(1), apply(*a))[1])
+    monkeypatch.setattr(hooks, "adapted", lambda *a: (calls.append(1), adapted(*a))[1])
     hook = low_rank(linear, dropout=0.5)
     base.hooks.add(linear.path, hook)
     x = torch.randn(400, linear.inputs)
@@ -339,3 +333,17 @@ def test_a_stand_in_is_read_everywhere_and_leaves_no_trace():
         norm.weight  # noqa: B018
     base.hooks.restore(owner)
     assert type(norm) is kind and norm.weight is own
+
+
+@pytest.mark.parametrize("key", ["weight", "bias"])
+def test_a_layer_whose_own_weights_are_trained_gets_its_gradient_beside_a_low_rank_change(key):
+    base = tiny_base("qwen2")
+    linear = base.hooks.linears[0]
+    assert linear.module.bias is not None
+    own = nn.Parameter(getattr(linear.module, key).detach().clone())
+    base.hooks.add(linear.path, low_rank(linear))
+    base.hooks.replace(f"{linear.path}.{key}", own, owner=base)
+    x = torch.randn(5, linear.inputs)
+    linear.module(x).sum().backward()
+    want = x.sum(0).expand(linear.outputs, -1) if key == "weight" else torch.full_like(own, 5.0)
+    torch.testing.assert_close(own.grad, want)

@@ -13,7 +13,7 @@ from domainwright.methods.lora import LoraSettings
 from domainwright.models.flat import flatten
 from domainwright.models.forms import TrainRow
 from domainwright.train import loop, loss, order, schedule
-from domainwright.train.loss import batch_of, loss_of_rows, summed_loss
+from domainwright.train.loss import batch_of, summed_loss
 from tests.tiny import CONFIGS, documents, own_logits, tiny_base, tiny_model, train_rows
 from tests.train.runs import LENGTHS, make_job
 
@@ -54,7 +54,8 @@ def test_a_documents_first_token_is_never_a_target():
     job = make_job("/nowhere")
     (a, b) = train_rows((5, 6), prompt=0)
     assert a.supervised[0] and b.supervised[0] and (a.targets, b.targets) == (4, 5)
-    total, count = loss_of_rows(job.base, [a, b])
+    batch = batch_of(job.base, [a, b])
+    total, count = summed_loss(job.base, *batch), len(batch[2])
     want = 0.0
     for row in (a, b):
         table = own_logits(job.base.model, row.ids).log_softmax(-1)
@@ -219,12 +220,13 @@ def test_what_rows_begin_with_alike_is_read_once_and_learned_by_all(family):
             b.copy_(torch.linspace(-0.1, 0.1, b.numel()).view(b.shape))
     adapter.attach()
     parameters = list(adapter.parameters())
-    loss, count = loss_of_rows(base, rows)
+    batch = batch_of(base, rows)
+    loss = summed_loss(base, *batch)
     got = torch.autograd.grad(loss, parameters)
-    parts = [loss_of_rows(base, [row]) for row in rows]
-    want = torch.autograd.grad(sum(part for part, _ in parts), parameters)
-    assert count == sum(n for _, n in parts) == sum(row.targets for row in rows)
-    total = sum(part.detach() for part, _ in parts)
+    parts = [summed_loss(base, *batch_of(base, [row])) for row in rows]
+    want = torch.autograd.grad(sum(parts), parameters)
+    assert len(batch[2]) == sum(row.targets for row in rows)
+    total = sum(part.detach() for part in parts)
     assert float(loss.detach()) == pytest.approx(float(total), rel=1e-5)
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max()) + 1e-7)

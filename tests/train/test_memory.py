@@ -13,7 +13,7 @@ from domainwright.methods import METHODS
 from domainwright.train import fit, memory, step
 from domainwright.train.fit import Wish
 from domainwright.train.loop import Interrupted, train
-from domainwright.train.loss import loss_of_rows
+from domainwright.train.loss import batch_of, summed_loss
 from domainwright.train.memory import Line, halved, out_of_memory
 from domainwright.train.order import micro_batches, rows_of_step
 from domainwright.train.probe import Costs, probe, work
@@ -255,7 +255,7 @@ def kept(base, rows, on):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x), recomputed(base, on):
-        loss, _ = loss_of_rows(base, rows)
+        loss = summed_loss(base, *batch_of(base, rows))
         during = total[0]
         loss.backward()
     return during
@@ -344,7 +344,7 @@ def test_work_counts_what_the_profiler_counts():
     rows = train_rows((40, 30), prompt=20)
     # PyTorch's own products only: the fused node's are counted as well, being aten calls.
     with adapter.attached(), FlopCounterMode(display=False) as counter:
-        loss, _ = loss_of_rows(base, rows)
+        loss = summed_loss(base, *batch_of(base, rows))
         loss.backward()
     assert counter.get_total_flops() == pytest.approx(work(base, rows), rel=0.15)
 

@@ -15,6 +15,7 @@ import pytest
 from domainwright.core.lock import lock
 from domainwright.train import checkpoint
 from tests import torture
+from tests.forked import end, fork
 
 SERVER = """
 import os, sys
@@ -55,41 +56,19 @@ def straight(study, tmp_path_factory):
 def dw(study, run, *, limit=None, changes=()):
     """`dw train --resume` in a child; `limit`: largest file it may write, in bytes."""
     run.parent.mkdir(parents=True, exist_ok=True)
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
+    sets = [x for change in changes for x in ("--set", change)]
+    arguments = ["train", study, "--method", "lora", "-o", run, "--resume", *sets]
+
+    def before():
         if limit is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        log = os.open(said_in(run), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
-        from domainwright.cli.main import main
 
-        sets = [x for change in changes for x in ("--set", change)]
-        sys.argv = ["dw", "train", str(study), "--method", "lora", "-o", str(run), "--resume"]
-        sys.argv += sets
-        main()
-        code = 0
-    except SystemExit as done:
-        code = int(done.code or 0)
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        os._exit(code)
+    return fork(arguments, said_in(run), said_in(run), before)
 
 
 def said_in(run):
     return run.parent / (run.name + ".log")
-
-
-def end(pid):
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def stopped(study, run, number=signal.SIGTERM):
