@@ -109,6 +109,8 @@ def side_by_side(
             "peer_tokens_per_s": spread(rates[1]),
             "ratio": spread([a / b for a, b in zip(*rates, strict=True)]),
             "mean_loss_difference": round(apart, 5),
+            "product_gflops": spread([x["product_gflops"] for x in ours]),
+            "share_of_products": spread([x["share_of_products"] for x in ours]),
             "ours_peak_rss_mib": max(x["peak_rss_mib"] for x in ours),
             "peer_peak_rss_mib": max(x["peak_rss_mib"] for x in theirs),
             **machine_facts(*PACKAGES),

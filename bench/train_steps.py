@@ -9,15 +9,20 @@ STEPS.json holds tokenised documents, so that both sides read the same tokens in
 
 `labels` are aligned with `input_ids`; -100 marks tokens without loss. The last line printed
 is one JSON object: loss and gradient norm per step, seconds per step, real and labelled
-tokens per second, peak resident memory.
+tokens per second, peak resident memory; and the rate of one large matrix product in the base's
+type, taken right after the steps, with the share of it that a frozen base's 4 N operations a
+token (N parameters, a tied head counted once) are at the speed measured.
 """
 
 import argparse
 import json
 import resource
+import statistics
 import tempfile
 import time
 from pathlib import Path
+
+import torch
 
 
 def main() -> None:
@@ -29,8 +34,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--micro-tokens", type=int, default=2048)
     options = parser.parse_args()
-
-    import torch
 
     from domainwright.methods.lora import Lora, LoraSettings
     from domainwright.models.base import load_base
@@ -75,7 +78,11 @@ def main() -> None:
         seconds.append(time.perf_counter() - begun)
         losses.append(loss)
         norms.append(norm)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     timed, spent = steps[options.warmup :], sum(seconds[options.warmup :])
+    rate = sum(len(r.ids) for s in timed for r in s) / spent
+    gflops = product_rate(base.dtype, base.device)
+    weights = sum(p.numel() for p in base.model.parameters())
     print(
         json.dumps(
             {
@@ -85,17 +92,29 @@ def main() -> None:
                 "loss": losses,
                 "grad_norm": norms,
                 "seconds_per_step": [round(x, 4) for x in seconds],
-                "real_tokens_per_s": round(sum(len(r.ids) for s in timed for r in s) / spent, 1),
+                "real_tokens_per_s": round(rate, 1),
                 "labelled_tokens_per_s": round(sum(r.targets for s in timed for r in s) / spent, 1),
-                "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+                "peak_rss_mib": peak,
+                "product_gflops": round(gflops, 1),
+                "share_of_products": round(rate * 4 * weights / 1e9 / gflops, 3),
             }
         )
     )
 
 
+def product_rate(dtype: torch.dtype, device: torch.device, size: int = 2048) -> float:
+    """GFLOP/s of size³ matrix products: the median of nine after a warm-up."""
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    spent = []
+    for _ in range(12):
+        begun = time.perf_counter()
+        (a @ b)[0, 0].item()  # waits for a device that works by itself
+        spent.append(time.perf_counter() - begun)
+    return 2 * size**3 / statistics.median(spent[3:]) / 1e9
+
+
 def _start_from(adapter, path: Path) -> None:  # type: ignore[no-untyped-def]
     """Both sides begin with the same A and B: PEFT's tensor names, with its prefix."""
-    import torch
     from safetensors.torch import load_file
 
     tensors = {name.removeprefix("base_model.model."): t for name, t in load_file(path).items()}
