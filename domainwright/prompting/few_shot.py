@@ -23,21 +23,28 @@ class FewShot:
     needs: tuple[str, ...] = ("examples",)
 
     def __init__(self, sources: Sources) -> None:
+        self._take(sources)
+        self.vectors = default_encoder().encode(
+            [question_of(r) for r in self.pool], sources.listen, cache=sources.vectors
+        )
+
+    def _take(self, sources: Sources) -> None:
         self.sources = sources
         pool = list(sources.examples)
         if len(pool) > POOL:
             chosen = sorted(generator(0, "few_shot pool").permutation(len(pool))[:POOL])
             pool = [pool[i] for i in chosen]
         self.pool = pool
-        self.vectors = default_encoder().encode(
-            [question_of(r) for r in pool], sources.listen, cache=sources.vectors
-        )
         self.groups = np.array([r.group for r in pool])
+
+    def _nearness(self, row: Row) -> np.ndarray:
+        """One number per row of the pool, the highest first to be shown."""
+        near: np.ndarray = self.vectors @ default_encoder().encode([question_of(row)])[0]
+        return near
 
     def prompt(self, row: Row) -> Prompt:
         settings = self.sources.settings
-        near = self.vectors @ default_encoder().encode([question_of(row)])[0]
-        near = np.where(self.groups == row.group, -np.inf, near)
+        near = np.where(self.groups == row.group, -np.inf, self._nearness(row))
         chosen: list[int] = []
         room = settings.context_tokens
         for number in np.argsort(-near, kind="stable"):

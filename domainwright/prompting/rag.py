@@ -21,14 +21,17 @@ FEWEST_WORDS = 30
 
 @PROMPTINGS.register
 class Rag:
-    summary = "Passages found for the question, quoted ahead of it."
+    summary = "Passages found for the question by words and meaning, quoted ahead of it."
     needs: tuple[str, ...] = ("documents",)
+    kinds: tuple[str, ...] = ("lexical", "dense")
+    """Searches whose rankings count."""
 
     def __init__(self, sources: Sources) -> None:
         self.sources = sources
         self.from_training = not sources.documents
         self.passages = passages_of(sources.documents or _as_documents(sources))
-        self.index = Index([p.shown for p in self.passages], sources.listen, sources.vectors)
+        shown = [p.shown for p in self.passages]
+        self.index = Index(shown, sources.listen, sources.vectors, self.kinds)
         self.groups = np.array([p.group for p in self.passages])
 
     def prompt(self, row: Row) -> Prompt:

@@ -13,4 +13,5 @@ def base_of(study: StudySettings) -> Base:
         revision=study.revision,
         allow_pickle=study.allow_pickle,
         trust_remote_code=study.trust_remote_code,
+        quantise=study.quantise,
     )

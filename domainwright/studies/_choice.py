@@ -15,6 +15,9 @@ LONG_WORDS = 40
 """Median length of the answers from which ROUGE-L decides: it looks at word order, which
 matters once answers have several sentences."""
 
+STAND_IN = "lora"
+"""The method of `auto`, until a search has found a better one."""
+
 
 def strategies(
     wanted: Sequence[str], task: str, *, documents: bool
@@ -22,8 +25,8 @@ def strategies(
     """(names to run, the reference first; what is skipped and why)."""
     is_text = task == "texts"
     if tuple(wanted) == ("auto",):
-        names = [REFERENCE] if is_text else [REFERENCE, "few_shot", "rag"]
-        names += ["lora"] if is_text or not documents else ["lora", "lora+rag"]
+        names = [REFERENCE] if is_text else [REFERENCE, "instructed", "few_shot", "rag"]
+        names += [STAND_IN] if is_text or not documents else [STAND_IN, f"{STAND_IN}+rag"]
     else:
         names = list(wanted)
     # Everything is compared with the plain prompt, so it always runs, and runs first.
@@ -33,10 +36,10 @@ def strategies(
             name=n,
             kind=kind(n),
             status="skipped",
-            reason="Plain text has no question to put examples or passages in front of.",
+            reason="Plain text has no question to put anything in front of.",
         )
         for n in names
-        if is_text and {"few_shot", "rag"} & set(n.split("+"))
+        if is_text and prompted(n) != REFERENCE
     ]
     return [n for n in names if n not in {s.name for s in skipped}], skipped
 
@@ -62,8 +65,13 @@ def score_name(wanted: str, task: str, offered: Sequence[str], rows: Sequence[Ro
 def parts(name: str) -> tuple[str | None, str]:
     """(method or None, prompting strategy) of a strategy's name."""
     named = name.split("+")
-    method = next((p for p in named if p in METHODS.names()), None)
+    method = next((p for p in named if p in METHODS), None)
     return method, next((p for p in named if p != method), REFERENCE)
+
+
+def prompted(name: str) -> str:
+    """The prompting strategy of a strategy's name."""
+    return parts(name)[1]
 
 
 def kind(name: str) -> Any:

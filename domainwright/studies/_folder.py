@@ -12,7 +12,7 @@ from domainwright.core.errors import ConfigError
 from domainwright.studies.study import MARK, StudySettings, plain, read_study
 
 STUDY_FILE = "study.yaml"
-OF_STUDY = ("trials", "dataset", "plan.json", "verdict.json", "report.html", MANIFEST)
+OF_STUDY = ("trials", "search", "dataset", "plan.json", "verdict.json", "report.html", MANIFEST)
 OF_RUN = (
     "adapter",
     "checkpoints",

@@ -252,6 +252,20 @@ def parameters(value: int | None) -> str:
     return str(value)
 
 
+def money(value: float | None, currency: str) -> str:
+    """An amount with enough digits to be compared: cents, and three digits below one.
+
+    >>> money(1234.5, "USD"), money(0.01234, "USD"), money(0.0, "USD")
+    ('1,234.50 USD', '0.0123 USD', '0.00 USD')
+    """
+    if value is None or not math.isfinite(value):
+        return MISSING
+    decimals = 2
+    while decimals < 6 and 0 < abs(value) < 0.995 and abs(value) < 10 ** (2 - decimals):
+        decimals += 1
+    return f"{fixed(value, decimals)} {currency}"
+
+
 def percent(share: float | None) -> str:
     """A share in [0, 1] as a percentage; 100 % only where it is all of them.
 

@@ -3,7 +3,7 @@
 import difflib
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from domainwright.core.config import from_mapping
@@ -21,10 +21,11 @@ from domainwright.studies._choice import strategies
 from domainwright.studies._folder import OF_RUN, STUDY_FILE, claim, ours
 from domainwright.studies.data import prepare
 from domainwright.studies.decide import decide as run_study
+from domainwright.studies.judge import REFERENCE
 from domainwright.studies.plan import Plan, make_plan
 from domainwright.studies.records import Training, Verdict, read_verdict
 from domainwright.studies.study import StudySettings, read_study, write_resolved
-from domainwright.studies.tune import tune
+from domainwright.studies.tune import Wanted, tune
 
 RUNS = Path("runs")
 
@@ -182,23 +183,21 @@ def train_method(
     write_resolved(settings, folder / STUDY_FILE)
     data = prepare(settings, folder)
     base = base_of(settings)
-    tuned = tune(
-        base,
-        method,
-        data.split.train,
-        data.split.dev,
-        shipped_suite().texts,
-        settings.train,
+    wanted = Wanted(
+        base=base,
+        method=method,
+        rows=data.split.train,
+        development=data.split.dev,
+        general=shipped_suite().texts,
+        settings=settings.train,
         method_settings=settings.methods.get(method, {}),
         steps=None,
         seed=settings.seed,
         folder=folder,
         parents={"dataset": data.hash, "base": base.sha256},
         memory_gb=settings.budget.memory_gb,
-        resume=resume,
-        listen=listen,
-        stop=stop,
     )
+    tuned = tune(wanted, resume=resume, listen=listen, stop=stop)
     return tuned.training
 
 
@@ -245,7 +244,7 @@ def _settings(study: str | Path | StudySettings, overrides: Sequence[str]) -> St
 def _check_strategy(strategy: str, verdict: Verdict, folder: Path) -> None:
     done = [r.name for r in verdict.strategies if r.status == "done"]
     # A method that was trained for a combination can also be asked alone.
-    trained = {p for name in done for p in name.split("+") if p in METHODS.names()}
+    trained = {p for name in done for p in name.split("+") if p in METHODS}
     if strategy not in {*done, *trained}:
         near = difflib.get_close_matches(strategy, done, n=1)
         raise UnknownName(
@@ -260,9 +259,12 @@ def _load(study: StudySettings, folder: Path, strategy: str) -> Run:
     from domainwright.prompting import PROMPTINGS
 
     base = base_of(study)
-    adapter, prompter = None, None
+    adapter, prompter, asked = None, None, strategy
+    if (chosen := _instruction(folder, strategy)) is not None:
+        study = replace(study, prompting=replace(study.prompting, instruction=chosen or None))
+        strategy = strategy.replace("instructed", REFERENCE)
     for part in strategy.split("+"):
-        if part in METHODS.names():
+        if part in METHODS:
             adapter = _adapter(base, folder / "trials" / part / "adapter")
             continue
         documents = [
@@ -281,13 +283,19 @@ def _load(study: StudySettings, folder: Path, strategy: str) -> Run:
                 vectors=folder / "vectors",
             )
         )
-    return Run(base, adapter, prompter, study.prompting, strategy)
+    return Run(base, adapter, prompter, study.prompting, asked)
+
+
+def _instruction(folder: Path, strategy: str) -> str | None:
+    """The instruction that `instructed` chose in the study; None: it is no part of the strategy."""
+    if "instructed" not in strategy.split("+"):
+        return None
+    verdict = read_verdict(folder / "verdict.json")
+    return next((r.note or "" for r in verdict.strategies if r.name == strategy), "")
 
 
 def _adapter(base: Base, folder: Path) -> Adapter:
-    from domainwright.methods._peft_format import read
+    from domainwright.methods._folders import method_of
 
-    _, _, noted = read(folder)
-    method = str(noted.get("method", "lora@1")).partition("@")[0]
-    adapter: Adapter = METHODS.get(method).load(base, folder)
+    adapter: Adapter = METHODS.get(method_of(folder)).load(base, folder)
     return adapter

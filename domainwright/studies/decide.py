@@ -1,6 +1,7 @@
 """decide: every strategy on the same locked test items, and what to do about it."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -13,29 +14,26 @@ from domainwright.core import machine
 from domainwright.core.artifacts import (
     read_manifest,
     seal,
-    sha256_json,
     write_json,
 )
 from domainwright.core.config import as_mapping, from_mapping
-from domainwright.core.errors import CapabilityError, ConfigError, DataError, RunFailed
+from domainwright.core.errors import CapabilityError, ConfigError, RunFailed
 from domainwright.core.lock import lock
 from domainwright.core.progress import Listener, Step, quiet
-from domainwright.core.records import Choice, Row, Text
-from domainwright.curate.read import read_all
-from domainwright.evaluate.records import Item
-from domainwright.evaluate.retained import Retained, Suite, change, measure, shipped_suite
+from domainwright.core.records import Text
+from domainwright.evaluate.retained import Retained, change
 from domainwright.evaluate.tasks import TASKS
 from domainwright.maths.significance import detectable
 from domainwright.models.base import Base
-from domainwright.models.forms import Prompt
-from domainwright.prompting import PROMPTINGS
 from domainwright.prompting._sources import Sources
 from domainwright.studies._base import base_of
-from domainwright.studies._choice import failed, kind, parts, score_name, strategies
+from domainwright.studies._choice import STAND_IN, failed, kind, parts, score_name, strategies
+from domainwright.studies._exam import Exam, reference_losses, suite_of
+from domainwright.studies._explain import would_change
 from domainwright.studies._folder import OF_STUDY, STUDY_FILE, claim, open_study
 from domainwright.studies._format import unit
-from domainwright.studies._scorecards import read_items, write_items
 from domainwright.studies.card import model_card
+from domainwright.studies.costs import costs
 from domainwright.studies.data import StudyData, prepare
 from domainwright.studies.judge import (
     REFERENCE,
@@ -47,16 +45,19 @@ from domainwright.studies.judge import (
 )
 from domainwright.studies.plan import Plan, make_plan
 from domainwright.studies.records import (
+    Candidate,
     Example,
     Reply,
+    Search,
     StrategyResult,
     Training,
     Verdict,
     read_verdict,
 )
 from domainwright.studies.report import write_report
+from domainwright.studies.search import Losses, race, without_winner
 from domainwright.studies.study import StudySettings, write_resolved
-from domainwright.studies.tune import Tuned, tune
+from domainwright.studies.tune import Tuned, Wanted, advance, tune
 from domainwright.train.preflight import check_detectable
 
 EXAMPLES = 8
@@ -111,31 +112,55 @@ class _Study:
         names, skipped = strategies(
             study.strategies, self.data.task, documents=bool(self.data.documents)
         )
-        self.suite = self._suite()
+        self.suite = suite_of(study)
         self.listen(Step("probe", 0, 1))
         self.plan = self._plan(names)
-        self.rows: list[Row] = self.data.test_items(self.plan.items, study.seed)
-        expected = detectable(len(self.rows))
-        check_detectable(len(self.rows), expected, study.evaluate.difference)
-        self.sources = Sources(
-            examples=[r for r in self.data.split.train if not isinstance(r, Text)],  # type: ignore[misc]
-            documents=self.data.documents,
-            settings=study.prompting,
-            count_tokens=lambda text: len(self.base.template.tokens(text)),
-            listen=self.listen,
-            vectors=self.folder / "vectors",
-        )
-        self.prompters: dict[str, Any] = {}
+        self.exam = self._exam()
+        rows = self.exam.rows
+        expected = detectable(len(rows))
+        check_detectable(len(rows), expected, study.evaluate.difference)
         self.tuned: dict[str, Tuned | RunFailed | CapabilityError] = {}
-        self.items: dict[str, list[Item]] = {}
-        before = self._retained("base", nullcontext())
-        results = []
+        self.search: Search | None = None
+        before = self.exam.retained("base", nullcontext())
+        results: list[StrategyResult] = []
         for name in names:
+            if self.plan.candidates and parts(name)[0]:
+                if self.search is None:
+                    self._race()
+                assert self.search is not None
+                name = name.replace(STAND_IN, self.search.winner.method)
             results.append(self._trial(name, before))
             self.listen(
                 Step("strategies", len(results), len(names), _facts(results[-1], self.score))
             )
         return self._verdict([*results, *skipped], before, expected)
+
+    def _exam(self) -> Exam:
+        study, base = self.study, self.base
+        sources = Sources(
+            examples=[r for r in self.data.split.train if not isinstance(r, Text)],  # type: ignore[misc]
+            documents=self.data.documents,
+            settings=study.prompting,
+            count_tokens=lambda text: len(base.template.tokens(text)),
+            listen=self.listen,
+            vectors=self.folder / "vectors",
+            development=self.data.split.dev,
+            losses=lambda rows, prompts: reference_losses(base, rows, prompts, self.listen),
+        )
+        return Exam(
+            study=study,
+            base=base,
+            data=self.data,
+            task=self.task,
+            rows=self.data.test_items(self.plan.items, study.seed),
+            score=self.score,
+            new_tokens=self.plan.new_tokens,
+            sources=sources,
+            suite=self.suite,
+            folder=self.folder,
+            resume=self.resume,
+            listen=self.listen,
+        )
 
     def _plan(self, names: Sequence[str]) -> Plan:
         """The plan of an interrupted run is kept: its sizes are part of what was measured."""
@@ -145,23 +170,6 @@ class _Study:
         plan = make_plan(self.study, self.base, self.data, names, self.suite.texts)
         write_json(path, asdict(plan))
         return plan
-
-    def _suite(self) -> Suite:
-        suite = shipped_suite()
-        extra = []
-        for result in read_all(self.study.evaluate.retention):
-            other = [r for r in result.rows if not isinstance(r, (Text, Choice))]
-            if other:
-                raise DataError(
-                    f"evaluate.retention: {result.file} holds {type(other[0]).__name__.lower()} "
-                    "rows.",
-                    "give plain text or multiple choice.",
-                )
-            extra += result.rows
-        return Suite(
-            suite.texts + tuple(r for r in extra if isinstance(r, Text)),
-            suite.choices + tuple(r for r in extra if isinstance(r, Choice)),
-        )
 
     def _trial(self, name: str, before: Retained) -> StrategyResult:
         """One strategy, measured or read back."""
@@ -176,13 +184,13 @@ class _Study:
                 return failed(name, outcome)
             adapter_hash, training = outcome.hash, outcome.training
             context = outcome.adapter.attached()
-            now = self._retained(method, outcome.adapter.attached(), adapter_hash)
+            now = self.exam.retained(method, outcome.adapter.attached(), adapter_hash)
             retention = retention_record(now, change(before, now))
         else:
             retention = retention_record(before, change(before, before))
         try:
             with context:
-                self.items[name] = self._ask(name, prompting, adapter_hash)
+                items = self.exam.ask(name, prompting, adapter_hash)
         except ConfigError as error:
             # Its prompts do not fit the base's context. Without the reference nothing is left.
             if name == REFERENCE:
@@ -195,28 +203,17 @@ class _Study:
             retention=retention,
             training=training,
             adapter=f"trials/{method}/adapter" if method else None,
-            **summarise(self.items[name]),
+            note=self.exam.note(prompting),
+            prepare_seconds=self.exam.prepare_seconds(prompting),
+            **summarise(items),
         )
 
     def _tune(self, method: str) -> Tuned | RunFailed | CapabilityError:
         if method not in self.tuned:
-            study = self.study
             try:
                 self.tuned[method] = tune(
-                    self.base,
-                    method,
-                    self.data.split.train,
-                    self.data.split.dev,
-                    self.suite.texts,
-                    study.train,
-                    method_settings=study.methods.get(method, {}),
-                    steps=self.plan.steps,
-                    seed=study.seed,
-                    folder=self.folder / "trials" / method,
-                    parents={"dataset": self.data.hash, "base": self.base.sha256},
-                    memory_gb=study.budget.memory_gb,
-                    planned=self.plan.run_of(method),
-                    resume=self.resume,
+                    self._wanted(method, self.folder / "trials" / method),
+                    resume=self.resume or self.search is not None,
                     listen=self.listen,
                     stop=self.stop,
                 )
@@ -225,84 +222,84 @@ class _Study:
                 self.tuned[method] = error
         return self.tuned[method]
 
-    def _ask(self, name: str, prompting: str, adapter_hash: str) -> list[Item]:
-        parents = {
-            "dataset": self.data.hash,
-            "base": self.base.sha256,
-            "asked": sha256_json(
-                {
-                    "strategy": name,
-                    "rows": [r.id for r in self.rows],
-                    "score": self.score,
-                    "prompting": as_mapping(self.study.prompting),
-                    "new_tokens": self.plan.new_tokens,
-                    "task": self.task.version,
-                    "domain": self.study.domain,
-                }
-            ),
-        }
-        if adapter_hash:
-            parents["adapter"] = adapter_hash
-        if "documents" in PROMPTINGS.get(prompting).needs:
-            parents |= {s.file: s.sha256 for s in self.data.sources if s.role == "documents"}
-        folder = self.folder / "trials" / name / "scorecard"
-        if found := read_items(folder, parents, "items.jsonl") if self.resume else None:
-            return found
-        if prompting not in self.prompters:
-            self.prompters[prompting] = PROMPTINGS.get(prompting)(self.sources)
-        begun = time.perf_counter()
-        prompts: list[Prompt] = [self.prompters[prompting].prompt(row) for row in self.rows]
-        # Finding examples and passages is part of answering.
-        search = (time.perf_counter() - begun) / len(self.rows)
-        items = [
-            replace(item, seconds=item.seconds + search)
-            for item in self.task.run(
-                self.base,
-                self.rows,
-                prompts,
-                decide_by=self.score,
-                new_tokens=self.plan.new_tokens,
-                listen=self.listen,
-                stage=name,
-            )
-        ]
-        write_items(folder, "scorecard", {"items.jsonl": items}, parents)
-        return items
+    def _wanted(self, method: str, folder: Path, rate: float | None = None) -> Wanted:
+        study = self.study
+        if rate is None and self.search:
+            rate = self.search.winner.learning_rate
+        return Wanted(
+            base=self.base,
+            method=method,
+            rows=self.data.split.train,
+            development=self.data.split.dev,
+            general=self.suite.texts,
+            settings=replace(study.train, learning_rate=rate) if rate else study.train,
+            method_settings=study.methods.get(method, {}),
+            steps=self.plan.steps,
+            seed=study.seed,
+            folder=folder,
+            parents={"dataset": self.data.hash, "base": self.base.sha256},
+            memory_gb=study.budget.memory_gb,
+            planned=self.plan.run_of(method),
+        )
 
-    def _retained(self, name: str, context: Any, adapter_hash: str = "") -> Retained:
-        suite = sha256_json(
-            [[asdict(r) for r in rows] for rows in (self.suite.texts, self.suite.choices)]
-        )
-        parents = {"base": self.base.sha256, "suite": suite, "adapter": adapter_hash}
-        folder = self.folder / "trials" / name / "retention"
-        # Also without --resume: lora and lora+rag share one adapter, measured once.
-        texts = read_items(folder, parents, "texts.jsonl")
-        choices = read_items(folder, parents, "choices.jsonl")
-        if texts and choices:
-            return Retained(tuple(texts), tuple(choices))
-        with context:
-            now = measure(self.base, self.suite, listen=self.listen, stage=f"retention {name}")
-        write_items(
-            folder, "retention", {"texts.jsonl": now.texts, "choices.jsonl": now.choices}, parents
-        )
-        return now
+    def _race(self) -> None:
+        """Search for a method and its rate, and train the winner to its end.
+
+        One that fails its checks at the end, by forgetting too much, say, gives way once to the
+        next best.
+        """
+        folder = self.folder / "search"
+
+        def go_on(candidate: Candidate, until: int) -> Losses:
+            wanted = self._wanted(
+                candidate.method, folder / candidate.name, candidate.learning_rate
+            )
+            return advance(wanted, until, listen=self.listen, stop=self.stop)
+
+        groups = {row.id: row.group for row in self.data.split.dev}
+        field, steps = self.plan.candidates, self.plan.steps
+        found: Search | None = race(field, steps, go_on, folder, groups, listen=self.listen)
+        for last in (False, True):
+            assert found is not None
+            self.search, winner = found, found.winner
+            trial = self.folder / "trials" / winner.method
+            begun = folder / winner.name / "checkpoints"
+            if begun.exists() and not (trial / "checkpoints").exists():
+                shutil.copytree(begun, trial / "checkpoints")
+            outcome = self._tune(winner.method)
+            if last or not isinstance(outcome, RunFailed):
+                return
+            found = without_winner(found, outcome.cause)
+            if found is None:
+                return
+            del self.tuned[winner.method]
+            shutil.rmtree(trial)
 
     def _verdict(self, results: list[StrategyResult], before: Retained, expected: float) -> Verdict:
         study, base = self.study, self.base
-        differences = compare(self.items)
+        differences = compare(self.exam.items)
         results = [replace(r, difference=differences.get(r.name)) for r in results]
         advice = recommend(
-            results, self.items, score=self.score, max_forgetting=study.train.max_forgetting
+            results, self.exam.items, score=self.score, max_forgetting=study.train.max_forgetting
         )
         advice = replace(advice, reasons=[*advice.reasons, *self.plan.notes])
         data = replace(
-            self.data.record(self.rows, expected),
-            detectable_measured=measured_detectable(self.items, advice.strategy),
+            self.data.record(self.exam.rows, expected),
+            detectable_measured=measured_detectable(self.exam.items, advice.strategy),
         )
         for outcome in self.tuned.values():
             if isinstance(outcome, Tuned):
                 for entry in outcome.set_aside:
                     data.set_aside[entry.reason] = data.set_aside.get(entry.reason, 0) + 1
+        priced = costs(results, study.prices, data, gigabytes=self._gigabytes(results))
+        changes = would_change(
+            results,
+            advice,
+            score=self.score,
+            tested=data.tested,
+            max_forgetting=study.train.max_forgetting,
+            costs=priced,
+        )
         verdict = Verdict(
             name=study.name or "study",
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -324,9 +321,11 @@ class _Study:
             max_forgetting=study.train.max_forgetting,
             data=data,
             strategies=results,
-            recommendation=advice,
+            recommendation=replace(advice, would_change=changes),
             examples=self._examples(),
             study=as_mapping(study),
+            search=self.search,
+            costs=priced,
         )
         write_json(self.folder / "verdict.json", verdict.as_json())
         # As everyone else will read it: the report must be the same when it is made again.
@@ -342,7 +341,7 @@ class _Study:
                 )
         scorecards = {
             name: read_manifest(self.folder / "trials" / name / "scorecard")["hash"]
-            for name in self.items
+            for name in self.exam.items
         }
         seal(
             self.folder,
@@ -353,12 +352,25 @@ class _Study:
         )
         return verdict
 
+    def _gigabytes(self, results: Sequence[StrategyResult]) -> dict[str, float]:
+        """What each strategy keeps beside the base: its adapter, the vectors it searches."""
+
+        def size(folder: Path, pattern: str) -> float:
+            return sum(p.stat().st_size for p in folder.glob(pattern)) / 1e9
+
+        vectors = size(self.folder / "vectors", "*")
+        return {
+            r.name: (size(self.folder / r.adapter, "*.safetensors") if r.adapter else 0.0)
+            + (vectors if parts(r.name)[1] != REFERENCE else 0.0)
+            for r in results
+        }
+
     def _examples(self) -> list[Example]:
         """The first test items, as every strategy answered them."""
-        names = list(self.items)
+        names = list(self.exam.items)
         shown = []
-        for number in range(min(EXAMPLES, len(self.rows))):
-            first = self.items[names[0]][number]
+        for number in range(min(EXAMPLES, len(self.exam.rows))):
+            first = self.exam.items[names[0]][number]
             shown.append(
                 Example(
                     id=first.id,
@@ -367,9 +379,9 @@ class _Study:
                     replies=[
                         Reply(
                             strategy=n,
-                            text=self.items[n][number].reply,
-                            score=self.items[n][number].mark.correct,
-                            passages=list(self.items[n][number].passages),
+                            text=self.exam.items[n][number].reply,
+                            score=self.exam.items[n][number].mark.correct,
+                            passages=list(self.exam.items[n][number].passages),
                         )
                         for n in names
                     ],

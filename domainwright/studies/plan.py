@@ -22,8 +22,10 @@ from domainwright.methods._adapter import Adapter
 from domainwright.models.base import Base
 from domainwright.models.flat import flatten
 from domainwright.models.forms import encode_rows
-from domainwright.studies._choice import parts
+from domainwright.studies._choice import parts, prompted
 from domainwright.studies.data import StudyData
+from domainwright.studies.records import Candidate
+from domainwright.studies.search import ALLOWANCE, FACTORS, FAMILIES, candidates, size_of_race
 from domainwright.studies.study import StudySettings
 from domainwright.studies.tune import build, full_steps, limit, preflight, wish_of
 from domainwright.train.fit import Fit, Wish, decide, measure, per_step
@@ -35,6 +37,8 @@ RETENTION_TOKENS = 19_000
 """Tokens of the shipped retention suite, every choice with its question."""
 MOST_ITEMS, FEWEST_ITEMS = 200, 20
 FEWEST_STEPS = 10
+SHORT = ("zero_shot", "instructed")
+"""Prompting strategies that put next to nothing in front of a question."""
 ANSWER_TOKENS = 128
 ASK_SHARE, TRAIN_SHARE = 0.45, 0.45
 """Shares of the budget that is left after retention, checks and search; the rest reads data."""
@@ -56,6 +60,12 @@ class StrategyPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MethodPlan:
+    method: str
+    run: Fit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     items: int
     new_tokens: int
@@ -64,6 +74,10 @@ class Plan:
     read_tokens_per_s: float
     write_tokens_per_s: float
     strategies: tuple[StrategyPlan, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    """Of the search for a method and its learning rate; empty: none is made."""
+    runs: tuple[MethodPlan, ...] = ()
+    """How each method's run fits into memory."""
     minutes: float = 0.0
     """Of the whole study."""
     notes: tuple[str, ...] = ()
@@ -71,7 +85,7 @@ class Plan:
 
     def run_of(self, method: str) -> Fit | None:
         """How the method's run fits into memory."""
-        return next((s.run for s in self.strategies if parts(s.name)[0] == method), None)
+        return next((x.run for x in self.runs if x.method == method), None)
 
     def require(self) -> None:
         """Refuse what cannot run.
@@ -132,10 +146,33 @@ def make_plan(
     }
     items, notes = _items(study, len(data.split.test), left, sum(per_item.values()))
     steps, more = _steps(study, base, len(train), left, probed)
+    field: tuple[Candidate, ...] = ()
+    if searches(study) and methods:
+        affordable = TRAIN_SHARE * left / _step_seconds(study, base, probed)
+        count, steps = size_of_race(
+            affordable, full_steps(len(train), study.train), study.train.steps
+        )
+        if count > 1:
+            found, out = _entered(study, base, data, general, probed, count)
+            probed = found
+            field = candidates(base, list(probed), count, steps)
+            untried = [m for m in FAMILIES if m not in probed and not any(m in x for x in out)]
+            time = f" No time to try: {', '.join(untried)}." if untried else ""
+            more = [
+                f"The search races {len(field)} candidates for {steps} of the "
+                f"{full_steps(len(train), study.train)} steps of {study.train.epochs:g} "
+                f"epochs, so that the study fits into {study.budget.minutes:g} minutes.{time}",
+                *out,
+            ]
+        else:
+            more = [*more, "No search: the budget has time for one training run, of lora."]
     runs = {
         m: decide(base, wish, costs, steps, twice) for m, (wish, costs, twice) in probed.items()
     }
-    planned = _strategies(strategies, runs, {s: x * items for s, x in per_item.items()}, retention)
+    share = ALLOWANCE[min(n for n in ALLOWANCE if n >= max(1, len(field)))]
+    planned = _strategies(
+        strategies, runs, {s: x * items for s, x in per_item.items()}, retention, share
+    )
     seconds = (
         retention
         + searching
@@ -148,6 +185,8 @@ def make_plan(
         read_tokens_per_s=read,
         write_tokens_per_s=write,
         strategies=planned,
+        candidates=field,
+        runs=tuple(MethodPlan(method=m, run=run) for m, run in runs.items()),
         minutes=seconds / 60,
         notes=(*notes, *more),
     )
@@ -180,7 +219,7 @@ def _item_seconds(
 ) -> float:
     """Reading one test item's prompts."""
     context = study.prompting.context_tokens
-    extra = context if {"rag", "few_shot"} & set(strategy.split("+")) else 0
+    extra = 0 if prompted(strategy) in SHORT else context
     # A choice is scored with its question in front: as many readings as choices.
     readings = mean([len(r.choices) for r in train[:400] if isinstance(r, Choice)] or [1])
     return readings * (mean_tokens + extra) / read
@@ -213,11 +252,8 @@ def _steps(
     full = study.train.steps or full_steps(rows, study.train)
     if not probed or study.train.steps is not None:
         return full, []
-    each = sum(
-        per_step(base, wish, costs)[0] + costs.checkpoint_seconds / study.train.checkpoint_every
-        for wish, costs, _ in probed.values()
-    )
-    steps = min(full, max(FEWEST_STEPS, int(TRAIN_SHARE * seconds / max(each, 1e-9))))
+    each = _step_seconds(study, base, probed)
+    steps = min(full, max(FEWEST_STEPS, int(TRAIN_SHARE * seconds / each)))
     if steps == full:
         return full, []
     return steps, [
@@ -226,10 +262,60 @@ def _steps(
     ]
 
 
+def _step_seconds(
+    study: StudySettings, base: Base, probed: dict[str, tuple[Wish, Costs, bool]]
+) -> float:
+    """One optimiser step of every method, with its share of the checkpoints."""
+    each = sum(
+        per_step(base, wish, costs)[0] + costs.checkpoint_seconds / study.train.checkpoint_every
+        for wish, costs, _ in probed.values()
+    )
+    return max(each, 1e-9)
+
+
+def searches(study: StudySettings) -> bool:
+    """Whether a study looks for the method and its learning rate by itself."""
+    return study.strategies == ("auto",) and study.train.learning_rate is None
+
+
+def _entered(
+    study: StudySettings,
+    base: Base,
+    data: StudyData,
+    general: Sequence[Text],
+    probed: dict[str, tuple[Wish, Costs, bool]],
+    count: int,
+) -> tuple[dict[str, tuple[Wish, Costs, bool]], list[str]]:
+    """(the methods of a race of `count`, probed; which were left out, and why)."""
+    wanted = count // (len(FACTORS) if count >= 9 else 1)
+    found, out = dict(probed), []
+    for method in FAMILIES:
+        if len(found) == wanted:
+            break
+        if method in found:
+            continue
+        try:
+            more = _probed(study, base, data, [method], general)
+            decide(base, *more[method][:2], 1, more[method][2]).require()
+        except CapabilityError as error:
+            out.append(f"{method} was not tried: {error.cause}")
+            continue
+        found |= more
+    return found, out
+
+
 def _strategies(
-    names: Sequence[str], runs: dict[str, Fit], asking: dict[str, float], retention: float
+    names: Sequence[str],
+    runs: dict[str, Fit],
+    asking: dict[str, float],
+    retention: float,
+    share: float,
 ) -> tuple[StrategyPlan, ...]:
-    """One prediction each; an adapter that two share is trained with the first."""
+    """One prediction each; an adapter that two share is trained with the first.
+
+    Args:
+        share: training of a method's strategies, in whole runs: more than 1 with a search.
+    """
     trained: set[str] = set()
     found = []
     for name in names:
@@ -241,7 +327,7 @@ def _strategies(
             StrategyPlan(
                 name=name,
                 ask_minutes=asking[name] / 60,
-                train_minutes=run.train_seconds / 60 if run and first else 0.0,
+                train_minutes=share * run.train_seconds / 60 if run and first else 0.0,
                 check_minutes=(run.check_seconds + retention) / 60 if run and first else 0.0,
                 run=run,
             )

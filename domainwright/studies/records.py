@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from domainwright.core.config import from_mapping
 from domainwright.maths.bootstrap import Interval
+from domainwright.studies.prices import PriceSettings
 
 SCHEMA = 1
 """Version of verdict.json."""
@@ -71,6 +72,8 @@ class StrategyResult:
     status: Literal["done", "failed", "skipped"]
     reason: str | None = None
     """Why it failed or was skipped."""
+    note: str | None = None
+    """What the strategy chose by itself: the instruction of `instructed`."""
     score: Interval | None = None
     difference: Difference | None = None
     """None for zero_shot itself."""
@@ -83,9 +86,101 @@ class StrategyResult:
     """Mean per answer."""
     tokens_out: float | None = None
     seconds_per_answer: float | None = None
+    prepare_seconds: float = 0.0
+    """Making ready before the first question: indexing documents, vectors of examples."""
     training: Training | None = None
     adapter: str | None = None
     """Adapter folder, relative to the study folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A method at a learning rate, on its way through the search."""
+
+    method: str
+    learning_rate: float
+    of: int
+    """Steps of the whole run."""
+    steps: int = 0
+    """Steps it was trained."""
+    loss: float | None = None
+    """On development rows, nats per token, where it stopped."""
+    behind: Interval | None = None
+    """Its loss minus the best candidate's there, paired over rows."""
+    decision: Literal["waiting", "chosen", "stopped", "failed"] = "waiting"
+    reason: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}-{self.learning_rate:g}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """The race for the method and its learning rate, on development rows alone."""
+
+    steps: int
+    """Of a whole run."""
+    rungs: list[int]
+    """Steps at which candidates were compared."""
+    runs: float
+    """What the race took, in whole runs; trying every candidate to the end takes as many as
+    there are candidates."""
+    candidates: list[Candidate]
+
+    @property
+    def winner(self) -> Candidate:
+        return next(c for c in self.candidates if c.decision == "chosen")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StrategyCost:
+    """One strategy, in the price book's currency."""
+
+    strategy: str
+    thousand: float
+    """Answering a thousand questions."""
+    once: float
+    """Before the first question."""
+    refresh: float
+    """Once more, when the knowledge has changed."""
+    storage_month: float
+    total: float
+    """All of it over the months."""
+    benefit: Interval | None
+    """What right answers bring, less wrong ones and the total; None: not weighed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakEven:
+    """From how many questions a month on `after` is the cheaper of the two."""
+
+    before: str
+    after: str
+    questions_month: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sensitivity:
+    """Which strategy comes first when one price is another."""
+
+    price: str
+    scale: float
+    first: str
+    changes: bool
+    """Whether another strategy comes first than at the prices given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    prices: PriceSettings
+    strategies: list[StrategyCost]
+    break_evens: list[BreakEven]
+    sensitivity: list[Sensitivity]
+    first: str
+    """Highest benefit where right answers have a value, else the lowest total."""
+    gigabytes: dict[str, float] = field(default_factory=dict)
+    """Strategy -> what it keeps on disk beside the base."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +247,8 @@ class Recommendation:
     strategy: str
     sentence: str
     reasons: list[str]
+    would_change: list[str] = field(default_factory=list)
+    """Limits, sizes and volumes at which the answer would be another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +273,9 @@ class Verdict:
     examples: list[Example]
     study: dict[str, Any]
     """The resolved study: every setting with its value."""
+    search: Search | None = None
+    """None: the study names its strategies, or has no time for a search."""
+    costs: Costs | None = None
     schema: int = SCHEMA
 
     def as_json(self) -> dict[str, Any]:
@@ -187,3 +287,12 @@ def read_verdict(path: Path) -> Verdict:
     import json
 
     return from_mapping(Verdict, json.loads(path.read_text(encoding="utf-8")), str(path))
+
+
+if __name__ == "__main__":
+    import json
+
+    from domainwright.core.schema import json_schema
+    from domainwright.studies import records
+
+    print(json.dumps(json_schema(records.Verdict, "Verdict of a study"), indent=1))

@@ -8,8 +8,9 @@ also forbids every request and every script but the one that opens the folds for
 import base64
 import hashlib
 import json
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from domainwright.studies import _facts, _format
 from domainwright.studies._charts import forest, gain_and_forgetting
 from domainwright.studies._curves import curves
 from domainwright.studies._svg import MARKS
-from domainwright.studies.records import Data, Source, StrategyResult, Verdict
+from domainwright.studies.records import Candidate, Data, Source, StrategyResult, Verdict
 
 OPEN_TO_PRINT = (
     "addEventListener('beforeprint',function(){"
@@ -66,6 +67,8 @@ def render(verdict: Verdict) -> str:
             map=gain_and_forgetting(verdict),
             curves=curves(verdict),
             bars=_bars(results),
+            raced=_raced(verdict),
+            shown_prices=_shown(verdict),
             ranked=lambda replies: sorted(replies, key=lambda x: order.get(x.strategy, len(order))),
             sources=[Count(s) for s in verdict.data.sources],
             flow=_flow(verdict.data),
@@ -108,6 +111,24 @@ class Count:
     def missing(self) -> int:
         """Records neither kept nor set aside. Anything but 0 is a fault, and is shown as one."""
         return self.source.records - self.source.kept - self.set_aside
+
+
+def _raced(verdict: Verdict) -> list[Candidate]:
+    """The winner, then who came furthest with the lowest loss."""
+    if verdict.search is None:
+        return []
+    return sorted(
+        verdict.search.candidates,
+        key=lambda c: (c.decision != "chosen", -c.steps, math.inf if c.loss is None else c.loss),
+    )
+
+
+def _shown(verdict: Verdict) -> dict[str, Any]:
+    """The price book without what was left open."""
+    if verdict.costs is None:
+        return {}
+    book = asdict(verdict.costs.prices)
+    return {k: f"{v:g}" if isinstance(v, float) else v for k, v in book.items() if v is not None}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from domainwright.methods import METHODS
 from domainwright.prompting import PROMPTINGS
 from domainwright.prompting._sources import PromptSettings
 from domainwright.studies._yaml import read_yaml, write_yaml
+from domainwright.studies.prices import PriceSettings, read_prices
 from domainwright.train.settings import TrainSettings
 
 DOMAINS = Path(__file__).parents[1] / "domains"
@@ -103,11 +104,15 @@ class StudySettings:
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     prompting: PromptSettings = field(default_factory=PromptSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
+    prices: PriceSettings = field(default_factory=PriceSettings)
+    """What things cost: settings, or the path of a price book."""
     methods: dict[str, Any] = field(default_factory=dict)
     """Settings of single methods: {lora: {rank: 8}}."""
     seed: int = 0
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    quantise: Literal["nf4", "fp4"] | None = None
+    """Hold the linear layers of the base in 4 bits, for all strategies. None: full weights."""
     revision: str | None = None
     """Of a base from the hub."""
     allow_pickle: bool = False
@@ -129,13 +134,15 @@ class StudySettings:
         known = [*PROMPTINGS.names(), *METHODS.names()]
         for strategy in self.strategies:
             for part in strategy.split("+") if strategy != "auto" else []:
-                if part not in known:
+                if part in METHODS and part not in known:
+                    METHODS.get(part)  # a family's member: its own error says what it knows
+                elif part not in known:
                     near = difflib.get_close_matches(part, known, n=1)
                     raise ConfigError(
                         f"There is no strategy called {part!r}.",
                         f"use {near[0]!r}." if near else f"choose among: {', '.join(known)}.",
                     )
-            methods = [p for p in strategy.split("+") if p in METHODS.names()]
+            methods = [p for p in strategy.split("+") if p in METHODS]
             if "+" in strategy and (len(methods) != 1 or strategy.count("+") != 1):
                 raise ConfigError(
                     f"{strategy!r} is no method with a prompting strategy.",
@@ -175,8 +182,10 @@ def read_study(path: Path | str, overrides: Sequence[str] = ()) -> StudySettings
         raise ConfigError(f"{path} holds no settings.", "write `name: value` lines there.")
     for override in overrides:
         _override(raw, override)
-    study = from_mapping(StudySettings, raw, path.name)
     folder = path.resolve().parent
+    if isinstance(raw.get("prices"), str):
+        raw["prices"] = as_mapping(read_prices(folder / Path(raw["prices"]).expanduser()))
+    study = from_mapping(StudySettings, raw, path.name)
     data = replace(
         study.data,
         train=_located(study.data.train, folder),

@@ -48,67 +48,122 @@ class Tuned:
     """Of the adapter artifact."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A training run as a study asks for it."""
+
+    base: Base
+    method: str
+    rows: Sequence[Row]
+    development: Sequence[Row]
+    general: Sequence[Text]
+    settings: TrainSettings
+    method_settings: dict[str, Any]
+    steps: int | None
+    """Optimiser steps where the settings leave them open; None: full epochs."""
+    seed: int
+    folder: Path
+    """Checkpoints, metrics and the adapter go here."""
+    parents: dict[str, str]
+    """Content hashes of what the run is made from."""
+    memory_gb: float | None = None
+    planned: Fit | None = None
+    """How the run fits into memory; None: a probe decides."""
+
+
 def tune(
-    base: Base,
-    method: str,
-    rows: Sequence[Row],
-    development: Sequence[Row],
-    general: Sequence[Text],
-    settings: TrainSettings,
+    wanted: Wanted,
     *,
-    method_settings: dict[str, Any],
-    steps: int | None,
-    seed: int,
-    folder: Path,
-    parents: dict[str, str],
-    memory_gb: float | None = None,
-    planned: Fit | None = None,
     resume: bool = False,
     listen: Listener = quiet,
     stop: Callable[[], bool] = lambda: False,
 ) -> Tuned:
-    """Train `method` on `rows` and write `folder/adapter`.
-
-    Args:
-        steps: optimiser steps where the settings leave them open; None: full epochs.
-        parents: content hashes of what the run is made from.
-        planned: how the run fits into memory; None: a probe decides.
+    """Train, and write `folder/adapter`.
 
     Raises:
         CapabilityError: the run does not fit into `memory_gb`.
         DataError: a pre-flight check fails.
         RunFailed: the run fails its own checks.
     """
+    folder = wanted.folder
     with lock(folder):
-        kind = METHODS.get(method)
-        adapter = build(base, method, method_settings, seed)
-        kept, aside = preflight(base, rows, settings)
-        wish = wish_of(base, kept, development, general, settings, seed, memory_gb)
-        total = settings.steps or steps or full_steps(len(kept), settings)
-        found = _fit(folder if resume else None, planned, wish, total) or fit(
-            base, lambda: build(base, method, method_settings, seed), wish, total
-        )
-        write_json(folder / PLANNED, asdict(found.require()))
-        rate = (
-            settings.learning_rate
-            or kind.learning_rate["large" if base.parameters >= LARGE else "small"]
-        )
-        chosen = {
-            **as_mapping(settings),
-            "steps": total,
-            "learning_rate": rate,
-            "micro_tokens": found.micro_tokens,
-            "gradient_checkpointing": found.gradient_checkpointing,
-            "method": f"{method}@{kind.version}",
-            **as_mapping(adapter.settings),
-        }
-        identity = _identity(chosen, parents, seed, kept)
-        job = _job(base, adapter, wish, found, rate=rate, folder=folder, identity=identity)
+        begun = _begin(wanted, resume)
+        job, adapter = begun.job, begun.job.adapter
         trained = loop.train(job, resume=resume, listen=listen, stop=stop)
-        manifest = _write_adapter(folder / "adapter", adapter, parents | {"run": identity})
-        training = _record(trained, adapter, chosen, found)
-        _write_training(folder, training, aside)
-        return Tuned(adapter=adapter, training=training, set_aside=aside, hash=manifest["hash"])
+        parents = wanted.parents | {"run": job.run_hash}
+        manifest = _write_adapter(folder / "adapter", adapter, parents)
+        training = _record(trained, adapter, begun.chosen, begun.found)
+        _write_training(folder, training, begun.aside)
+        return Tuned(
+            adapter=adapter, training=training, set_aside=begun.aside, hash=manifest["hash"]
+        )
+
+
+def advance(
+    wanted: Wanted,
+    until: int,
+    *,
+    listen: Listener = quiet,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[tuple[str, float, int]]:
+    """The run up to step `until`, to be gone on with; what is there already is not done again.
+
+    Returns:
+        (row, summed loss in nats, supervised tokens) of every watched development row.
+
+    Raises:
+        As `tune`.
+    """
+    with lock(wanted.folder):
+        return loop.advance(_begin(wanted, resume=True).job, until, listen=listen, stop=stop)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Begun:
+    job: loop.Job
+    found: Fit
+    chosen: dict[str, Any]
+    aside: list[SetAside]
+
+
+def _begin(wanted: Wanted, resume: bool) -> _Begun:
+    """The job, with all that was left open decided."""
+    base, method, settings, seed = wanted.base, wanted.method, wanted.settings, wanted.seed
+    kind = METHODS.get(method)
+    adapter = build(base, method, wanted.method_settings, seed)
+    kept, aside = preflight(base, wanted.rows, settings)
+    wish = wish_of(base, kept, wanted.development, wanted.general, settings, seed, wanted.memory_gb)
+    total = settings.steps or wanted.steps or full_steps(len(kept), settings)
+    found = _fit(wanted.folder if resume else None, wanted.planned, wish, total) or fit(
+        base, lambda: build(base, method, wanted.method_settings, seed), wish, total
+    )
+    write_json(wanted.folder / PLANNED, asdict(found.require()))
+    adapter.prepare(kept, seed)
+    chosen = {
+        **as_mapping(settings),
+        "steps": total,
+        "learning_rate": settings.learning_rate or usual_rate(base, method),
+        "micro_tokens": found.micro_tokens,
+        "gradient_checkpointing": found.gradient_checkpointing,
+        "method": f"{method}@{kind.version}",
+        **as_mapping(adapter.settings),
+    }
+    job = _job(
+        base,
+        adapter,
+        wish,
+        found,
+        rate=chosen["learning_rate"],
+        folder=wanted.folder,
+        identity=_identity(chosen, wanted.parents, seed, kept),
+    )
+    return _Begun(job=job, found=found, chosen=chosen, aside=aside)
+
+
+def usual_rate(base: Base, method: str) -> float:
+    """The method's learning rate for bases of this size, where no other is asked for."""
+    size = "large" if base.parameters >= LARGE else "small"
+    return float(METHODS.get(method).learning_rate[size])
 
 
 def _job(

@@ -118,3 +118,8 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tenso
             _, number, key = name.split(".", 2)
             whole["state"].setdefault(int(number), {})[key] = value
     optimiser.load_state_dict(whole)
+    for parameter, entry in optimiser.state.items():
+        for key, value in entry.items():
+            # A file holds no strides, and a fused update pairs elements by their place in memory.
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                entry[key] = torch.empty_like(parameter).copy_(value)

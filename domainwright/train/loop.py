@@ -12,10 +12,13 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
+import torch
+
 from domainwright.core.errors import CapabilityError, RunFailed
 from domainwright.core.progress import Listener, Step, quiet
 from domainwright.methods._adapter import Adapter
 from domainwright.train.job import Interrupted, Job, Trained
+from domainwright.train.loss import batch_of, summed_loss
 from domainwright.train.memory import Meter
 from domainwright.train.order import rows_of_step
 from domainwright.train.passes import Packing
@@ -45,6 +48,35 @@ def train(
     if run.trained is None:
         raise run.failure or RuntimeError("the loop ended with a run that still goes on")
     return run.trained
+
+
+def advance(
+    job: Job,
+    until: int,
+    *,
+    listen: Listener = quiet,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[tuple[str, float, int]]:
+    """Go on with the run, or begin it, up to step `until`, and leave a checkpoint there.
+
+    `train` with `resume` takes it up again, with the numbers of a run that never paused: the
+    schedule is that of all the job's steps.
+
+    Returns:
+        (row, summed loss in nats, supervised tokens) of every development row, as the adapter is.
+
+    Raises:
+        RunFailed, CapabilityError: diverged, a zero gradient, or out of memory.
+        Interrupted: `stop()` said so; the checkpoint is written.
+    """
+    (run,) = train_runs([job], InTurn, resume=True, listen=listen, stop=stop, until=until)
+    if run.failure is not None:
+        raise run.failure
+    with job.adapter.attached(), torch.no_grad():
+        return [
+            (row.id, float(summed_loss(job.base, *batch_of(job.base, [row]))), row.targets)
+            for row in job.development
+        ]
 
 
 class Stage:
@@ -116,8 +148,12 @@ def train_runs(
     resume: bool,
     listen: Listener,
     stop: Callable[[], bool],
+    until: int | None = None,
 ) -> list[Run]:
     """Every job as a run that has ended, trained or failed.
+
+    Args:
+        until: pause there, with a checkpoint; None: no pause.
 
     Raises:
         Interrupted: `stop()` said so; every candidate's checkpoint is written.
@@ -130,7 +166,7 @@ def train_runs(
         watched = Watched(jobs[0])
         _begin(runs, watched, resume)
         how, lap = execution(stage), _laps()
-        while going := _not_over(runs, stage):
+        while going := _not_over(runs, stage, until):
             first = min(going, key=lambda run: run.state.step)
             now = [run for run in going if run.state.step == first.state.step]
             job = first.job
@@ -148,6 +184,9 @@ def train_runs(
                         listen(replace(told, stage=told.stage + name))
                     run.unpaid += lap()
                 _save(move, going, stopping=stop())
+        for run in runs:
+            if run.going and run.saved != run.state.step:  # paused between two checkpoints
+                run.save()
     return runs
 
 
@@ -177,8 +216,10 @@ def _begin(runs: list[Run], watched: Watched, resume: bool) -> None:
         run.write_metrics()
 
 
-def _not_over(runs: list[Run], stage: Stage) -> list[Run]:
-    """Runs with a step left; those that just ended are judged."""
+def _not_over(runs: list[Run], stage: Stage, until: int | None) -> list[Run]:
+    """Runs with a step left before the pause; those that just ended are judged."""
+    if until is not None:
+        return [run for run in runs if run.going and not run.over and run.state.step < until]
     for run in runs:
         if run.going and run.over:
             stage.put(run.job.adapter)

@@ -38,6 +38,8 @@ class Run:
     trained: Trained | None = None
     unpaid: float = 0.0
     """Seconds spent since `state.seconds` was last told."""
+    saved: int | None = None
+    """Step of the newest checkpoint."""
     told: dict[str, Any] = field(default_factory=dict)
     """For the next line of metrics.jsonl."""
 
@@ -65,6 +67,7 @@ class Run:
         if not found:
             return False
         self.state, tensors = found
+        self.saved = self.state.step
         _restore(job.adapter, self.optimiser, tensors)
         self.best = {
             k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")
@@ -153,6 +156,7 @@ class Run:
 
     def save(self) -> None:
         write_checkpoint(self.job, self.optimiser, self.state, self.best)
+        self.saved = self.state.step
         self.write_metrics()
 
     def write_metrics(self) -> None:

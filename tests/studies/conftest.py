@@ -16,5 +16,5 @@ def quick(monkeypatch):
     """Six texts and eight choices instead of the whole suite that ships."""
     whole = shipped_suite()
     small = Suite(whole.texts[:6], whole.choices[:8])
-    for place in ("decide", "api"):
+    for place in ("_exam", "api"):
         monkeypatch.setattr(f"domainwright.studies.{place}.shipped_suite", lambda: small)

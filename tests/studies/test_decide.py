@@ -151,7 +151,7 @@ def test_auto_on_other_kinds_of_rows(tmp_path, base, rows, task, score):
     decided = decide(world.study_file(tmp_path, base, rows, strategies="auto"), tmp_path / "run")
     expected = ["zero_shot", "lora"]
     if task == "choices":
-        expected = ["zero_shot", "few_shot", "rag", "lora"]
+        expected = ["zero_shot", "instructed", "few_shot", "rag", "lora"]
     check_whole(decided, expected)
     assert (decided.task, decided.score) == (task, score)
 
@@ -161,7 +161,15 @@ def test_auto_with_documents_adds_the_combination(full, tmp_path, base):
     study = world.study_file(
         tmp_path, base, strategies="auto", data={"documents": "documents.jsonl"}
     )
-    check_whole(decide(study, tmp_path / "run"), EVERY)
+    decided = decide(study, tmp_path / "run")
+    check_whole(decided, [*EVERY[:1], "instructed", *EVERY[1:]])
+    chosen = next(r for r in decided.verdict.strategies if r.name == "instructed")
+    assert chosen.note is not None
+    run = load_run(decided.folder, "instructed")
+    assert run.strategy == "instructed" and run.settings.instruction == (chosen.note or None)
+    assert run.ask("What colour is alder?", new_tokens=3)[0] == run.chat(
+        "What colour is alder?", new_tokens=3
+    )
 
 
 def test_text_has_no_prompting_strategies(tmp_path, base):

@@ -35,7 +35,7 @@ class Answers:
     ) -> list[Item]:
         """Ask and mark every row. The loss is that of the reference after the same prompt."""
         asked = [base.template.prompt(p.messages) for p in prompts]
-        wanted = [_reference_ids(base, row) for row in rows]
+        wanted = [reference_ids(base, row) for row in rows]
         replies = answer(
             base, asked, new_tokens=new_tokens, references=wanted, listen=listen, stage=stage
         )
@@ -64,7 +64,7 @@ class Answers:
         return items
 
 
-def _reference_ids(base: Base, row: Chat) -> list[int]:
+def reference_ids(base: Base, row: Chat) -> list[int]:
     """The reference and its end-of-turn token, as trained: what follows the bare prompt."""
     whole = base.template.conversation(row.messages)
     first = len(base.template.prompt(row.messages[:-1]))

@@ -1,0 +1,176 @@
+"""Asking the test items and measuring what was retained, each at most once a study."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from domainwright.core.artifacts import sha256_json, write_json
+from domainwright.core.config import as_mapping
+from domainwright.core.errors import DataError
+from domainwright.core.progress import Listener
+from domainwright.core.records import Chat, Choice, Row, Text
+from domainwright.curate.read import read_all
+from domainwright.evaluate.records import Item
+from domainwright.evaluate.retained import Retained, Suite, measure, shipped_suite
+from domainwright.evaluate.tasks.answers import reference_ids
+from domainwright.infer.likelihood import Request, score
+from domainwright.models.base import Base
+from domainwright.models.forms import Prompt, continuation
+from domainwright.prompting import PROMPTINGS
+from domainwright.prompting._sources import Sources
+from domainwright.studies._scorecards import read_items, write_items
+from domainwright.studies.data import StudyData
+from domainwright.studies.study import StudySettings
+
+PREPARED = "prepared.json"
+
+
+@dataclass
+class Exam:
+    """The locked test items of one study, and the retention suite."""
+
+    study: StudySettings
+    base: Base
+    data: StudyData
+    task: Any
+    """Of `evaluate.tasks`."""
+    rows: list[Row]
+    score: str
+    new_tokens: int
+    sources: Sources
+    suite: Suite
+    folder: Path
+    resume: bool
+    listen: Listener
+    items: dict[str, list[Item]] = field(default_factory=dict)
+    """Strategy -> its marked answers, in the order of the rows."""
+    prompters: dict[str, Any] = field(default_factory=dict)
+
+    def ask(self, name: str, prompting: str, adapter_hash: str) -> list[Item]:
+        """Every test item, answered and marked, or read back."""
+        self.items[name] = self._asked(name, prompting, adapter_hash)
+        return self.items[name]
+
+    def _asked(self, name: str, prompting: str, adapter_hash: str) -> list[Item]:
+        parents = {
+            "dataset": self.data.hash,
+            "base": self.base.sha256,
+            "asked": sha256_json(
+                {
+                    "strategy": name,
+                    "rows": [r.id for r in self.rows],
+                    "score": self.score,
+                    "prompting": as_mapping(self.study.prompting),
+                    "new_tokens": self.new_tokens,
+                    "task": self.task.version,
+                    "domain": self.study.domain,
+                }
+            ),
+        }
+        if adapter_hash:
+            parents["adapter"] = adapter_hash
+        if "documents" in PROMPTINGS.get(prompting).needs:
+            parents |= {s.file: s.sha256 for s in self.data.sources if s.role == "documents"}
+        folder = self.folder / "trials" / name / "scorecard"
+        if found := read_items(folder, parents, "items.jsonl") if self.resume else None:
+            return found
+        if prompting not in self.prompters:
+            begun = time.perf_counter()
+            self.prompters[prompting] = PROMPTINGS.get(prompting)(self.sources)
+            note = self.folder / "trials" / prompting / PREPARED
+            if not note.exists():  # later studies of one folder find the vectors made
+                seconds = time.perf_counter() - begun
+                chosen = getattr(self.prompters[prompting], "note", None)
+                note.parent.mkdir(parents=True, exist_ok=True)
+                write_json(note, {"seconds": seconds, "note": chosen})
+        begun = time.perf_counter()
+        prompts: list[Prompt] = [self.prompters[prompting].prompt(row) for row in self.rows]
+        # Finding examples and passages is part of answering.
+        search = (time.perf_counter() - begun) / len(self.rows)
+        items = [
+            replace(item, seconds=item.seconds + search)
+            for item in self.task.run(
+                self.base,
+                self.rows,
+                prompts,
+                decide_by=self.score,
+                new_tokens=self.new_tokens,
+                listen=self.listen,
+                stage=name,
+            )
+        ]
+        write_items(folder, "scorecard", {"items.jsonl": items}, parents)
+        return items
+
+    def prepare_seconds(self, prompting: str) -> float:
+        """What it took to make a prompting strategy ready, 0 where nothing had to be."""
+        return float(self._prepared(prompting).get("seconds", 0.0))
+
+    def note(self, prompting: str) -> str | None:
+        """What a prompting strategy chose by itself, where it does."""
+        note: str | None = self._prepared(prompting).get("note")
+        return note
+
+    def _prepared(self, prompting: str) -> dict[str, Any]:
+        file = self.folder / "trials" / prompting / PREPARED
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
+    def retained(self, name: str, context: Any, adapter_hash: str = "") -> Retained:
+        """What `context` makes of the base, on the retention suite."""
+        suite = sha256_json(
+            [[asdict(r) for r in rows] for rows in (self.suite.texts, self.suite.choices)]
+        )
+        parents = {"base": self.base.sha256, "suite": suite, "adapter": adapter_hash}
+        folder = self.folder / "trials" / name / "retention"
+        # Also without --resume: lora and lora+rag share one adapter, measured once.
+        texts = read_items(folder, parents, "texts.jsonl")
+        choices = read_items(folder, parents, "choices.jsonl")
+        if texts and choices:
+            return Retained(tuple(texts), tuple(choices))
+        with context:
+            now = measure(self.base, self.suite, listen=self.listen, stage=f"retention {name}")
+        write_items(
+            folder, "retention", {"texts.jsonl": now.texts, "choices.jsonl": now.choices}, parents
+        )
+        return now
+
+
+def reference_losses(
+    base: Base, rows: Sequence[Row], prompts: Sequence[Prompt], listen: Listener
+) -> list[float]:
+    """Nats per token of each row's right answer after its prompt."""
+    requests = []
+    for row, prompt in zip(rows, prompts, strict=True):
+        if isinstance(row, Choice):
+            right = " " + row.choices[row.answer]
+            requests.append(Request(*continuation(base.template, prompt.text, right)))
+        elif isinstance(row, Chat):
+            asked = base.template.prompt(prompt.messages)
+            requests.append(Request(asked, reference_ids(base, row)))
+    found = score(base, requests, listen=listen, stage="instructions")
+    return [-x.log_probability / x.tokens for x in found]
+
+
+def suite_of(study: StudySettings) -> Suite:
+    """The shipped retention suite and the study's own files.
+
+    Raises:
+        DataError: a file holds other rows than text or choices.
+    """
+    suite = shipped_suite()
+    extra = []
+    for result in read_all(study.evaluate.retention):
+        other = [r for r in result.rows if not isinstance(r, (Text, Choice))]
+        if other:
+            raise DataError(
+                f"evaluate.retention: {result.file} holds {type(other[0]).__name__.lower()} rows.",
+                "give plain text or multiple choice.",
+            )
+        extra += result.rows
+    return Suite(
+        suite.texts + tuple(r for r in extra if isinstance(r, Text)),
+        suite.choices + tuple(r for r in extra if isinstance(r, Choice)),
+    )

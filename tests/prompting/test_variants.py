@@ -1,0 +1,109 @@
+"""Kin of few_shot and rag, and the instruction that is chosen: what sets each of them apart."""
+
+import pytest
+
+from domainwright.core.errors import ConfigError
+from domainwright.models import embedded
+from domainwright.prompting import PROMPTINGS
+from domainwright.prompting._sources import PromptSettings, Sources
+from domainwright.prompting.instructed import PHRASINGS
+from tests.prompting.test_prompting import DOCUMENTS, ROWS, count_tokens
+from tests.tiny import chat
+
+needs_encoder = [
+    pytest.mark.embedded,
+    pytest.mark.skipif(
+        embedded.package_folder(embedded.ENCODER_PACKAGE) is None
+        or embedded.package_folder(embedded.GGUF_PACKAGE) is None,
+        reason="the packages of the embedded models are not installed (`make setup`)",
+    ),
+]
+
+
+ABOUT = "Answer in about 4 words."
+"""The median length of the answers in ROWS."""
+
+
+def sources(**changes):
+    values = {
+        "examples": ROWS,
+        "documents": DOCUMENTS,
+        "settings": PromptSettings(examples=2, passages=1),
+        "count_tokens": lambda text: len(text.split()),
+    }
+    return Sources(**values | changes)
+
+
+class TestInstructed:
+    def losses(self, best):
+        """Rows are likelier after `best`; the others differ by their length alone."""
+
+        def measure(rows, prompts):
+            self.read += len(rows)
+            said = [
+                next((m.content for m in p.messages if m.role == "system"), None) for p in prompts
+            ]
+            return [1.0 if text == best else 2.0 + len(text or "") / 1000 for text in said]
+
+        self.read = 0
+        return measure
+
+    @pytest.mark.parametrize("best", [PHRASINGS[3], "Mine.", ABOUT, None])
+    def test_takes_what_makes_the_right_answers_likeliest(self, best):
+        settings = PromptSettings(instruction="Mine.")
+        made = PROMPTINGS.get("instructed")(
+            sources(settings=settings, development=ROWS[:3], losses=self.losses(best))
+        )
+        assert self.read == 3 * (len(PHRASINGS) + 2)
+        assert made.note == (best or "")
+        messages = made.prompt(ROWS[0]).messages
+        assert [m.content for m in messages if m.role == "system"] == ([best] if best else [])
+        assert messages[-1].content == ROWS[0].question
+
+    def test_without_development_rows_it_is_the_plain_prompt(self):
+        made = PROMPTINGS.get("instructed")(sources(losses=self.losses("Mine.")))
+        plain = PROMPTINGS.get("zero_shot")(sources())
+        assert made.prompt(ROWS[0]) == plain.prompt(ROWS[0]) and self.read == 0
+
+    def test_an_instruction_is_no_setting_that_fits_nothing(self):
+        with pytest.raises(ConfigError):
+            PromptSettings(examples=0)
+
+
+def test_random_examples_are_a_draw_that_repeats():
+    made = PROMPTINGS.get("few_shot_random")(sources())
+    again = PROMPTINGS.get("few_shot_random")(sources())
+    asked = [chat(f"Question {n}?", "x", name=f"t{n}", group=f"t{n}") for n in range(30)]
+    shown = [made.prompt(row).examples for row in asked]
+    assert shown == [again.prompt(row).examples for row in asked]
+    assert {len(x) for x in shown} == {2} and len({i for x in shown for i in x}) == len(ROWS)
+    own = [made.prompt(row).examples for row in ROWS]
+    assert all(row.id not in ids for row, ids in zip(ROWS, own, strict=True))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rag_bm25",
+        pytest.param("rag_dense", marks=needs_encoder),
+        pytest.param("rag", marks=needs_encoder),
+    ],
+)
+def test_each_search_finds_what_it_can(name):
+    made = PROMPTINGS.get(name)(sources(count_tokens=count_tokens if name != "rag_bm25" else len))
+    (found,) = made.prompt(
+        chat("Which arachnids spin webs from silk?", "x", name="t", group="t")
+    ).passages
+    assert found.startswith("Spiders")
+
+
+def test_words_alone_make_no_vectors(monkeypatch):
+    from domainwright.prompting import _index
+
+    def never(*_):
+        raise AssertionError("vectors were asked for")
+
+    monkeypatch.setattr(_index, "default_encoder", never)
+    made = PROMPTINGS.get("rag_bm25")(sources())
+    assert made.prompt(chat("Which planet is the largest?", "x", name="t", group="t")).passages
+    assert not made.prompt(chat("Zzyzx?", "x", name="t", group="t")).passages

@@ -1,0 +1,57 @@
+"""What would change an answer, in figures one can check."""
+
+from dataclasses import replace
+
+from domainwright.maths.bootstrap import Interval
+from domainwright.studies._explain import would_change
+from domainwright.studies.costs import costs
+from domainwright.studies.prices import PriceSettings
+from domainwright.studies.records import Difference, Recommendation
+from tests.studies import verdicts
+
+
+def said(results, best, **changes):
+    values = {"score": "token_f1", "tested": 60, "max_forgetting": 0.05, "costs": None}
+    advice = Recommendation(strategy=best, sentence="", reasons=[])
+    return would_change(results, advice, **values | changes)
+
+
+def test_a_refused_strategy_names_the_limit_that_would_let_it_in():
+    results = [
+        verdicts.result("zero_shot", 0.2, None),
+        verdicts.result("rag", 0.4, 0.2),
+        verdicts.result("lora", 0.6, 0.4, lost=0.083, kind="method"),
+        verdicts.result("prefix", 0.3, 0.1, lost=0.2, kind="method"),
+    ]
+    (sentence,) = said(results, "rag")
+    assert sentence.startswith("With a limit of 0.09 nats per token or more for forgetting, lora")
+    assert said(results, "rag", max_forgetting=0.3) == []
+
+
+def lead(mean, half):
+    difference = Difference(mean=mean, low=mean - half, high=mean + half, p=0.2, p_holm=0.4)
+    return replace(verdicts.result("rag", 0.3, None), difference=difference)
+
+
+def test_an_undecided_lead_names_the_items_that_would_decide_it():
+    """An interval twice as wide as the lead needs four times the items."""
+    base = verdicts.result("zero_shot", 0.2, None)
+    (sentence,) = said([base, lead(0.04, 0.08)], "zero_shot")
+    assert "about 240 could" in sentence and "60 test items cannot tell" in sentence
+    assert said([base, lead(0.04, 0.03)], "zero_shot") == []  # decided
+    assert said([base, lead(-0.04, 0.08)], "zero_shot") == []  # behind
+    assert said([base, lead(0.01, 0.2)], "zero_shot") == []  # four hundred times the items
+
+
+def test_a_volume_at_which_the_order_turns():
+    cheap = replace(verdicts.result("rag", 0.4, 0.2), seconds_per_answer=3.6)
+    tuned = replace(
+        verdicts.result("lora", 0.4, 0.2, lost=0.0, kind="method"),
+        seconds_per_answer=1.8,
+        score=Interval(0.4, 0.3, 0.5),
+        training=verdicts.training(minutes=60),
+    )
+    book = PriceSettings(machine_hour=1, refreshes_year=0, months=1, storage_gb_month=0)
+    priced = costs([cheap, tuned], book, verdicts.verdict().data, gigabytes={})
+    (sentence,) = said([cheap, tuned], "rag", costs=priced)
+    assert sentence == "From 2,000 questions a month on lora is cheaper than rag; below, rag is."

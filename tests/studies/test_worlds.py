@@ -1,0 +1,77 @@
+"""The planted worlds are what they say, before any model has seen them."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from domainwright.studies.study import read_study
+from domainwright.studies.worlds import WORLDS, write_world
+from tests.studies import verdicts
+from tests.studies.world import read_lines
+
+
+def rows(name, tmp_path, seed=0, role="train"):
+    write_world(name, seed, tmp_path)
+    return read_lines(tmp_path / f"{role}.jsonl")
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_a_world_is_a_study_that_the_seed_decides(name, tmp_path):
+    files = []
+    for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
+        study = read_study(write_world(name, seed, tmp_path / folder))
+        assert study.seed == seed and study.data.train and study.budget.minutes <= 6
+        files.append((tmp_path / folder / "train.jsonl").read_text())
+    assert files[0] == files[1]
+    assert files[0] != files[2]
+
+
+def test_changing_facts_stand_in_the_documents_and_nowhere_else(tmp_path):
+    train = rows("changing", tmp_path)
+    pages = {d["id"]: d["text"] for d in read_lines(tmp_path / "documents.jsonl")}
+    for row in train:
+        assert row["answer"].split()[0] in pages[row["group"]]
+    # No group of a test row is trained on, so no training row can tell its answer.
+    assert len({row["group"] for row in train}) == 150
+
+
+def test_noise_has_no_signal(tmp_path):
+    counts = Counter(row["answer"] for row in rows("noise", tmp_path))
+    assert set(counts) == {0, 1, 2, 3} and max(counts.values()) < 110
+
+
+def test_paraphrases_of_every_tested_fact_are_trained_on(tmp_path):
+    train = {r["question"].lower(): r["answer"] for r in rows("paraphrased", tmp_path)}
+    test = read_lines(tmp_path / "test.jsonl")
+    names = {d["id"] for d in read_lines(tmp_path / "documents.jsonl")}
+    for name in names:
+        asked = [q for q in train if name.lower() in q]
+        assert len(asked) == 6 and len({train[q] for q in asked}) == 1
+    assert not {r["question"].lower() for r in test} & set(train)
+
+
+def test_the_right_answer_of_a_choice_is_the_sensible_one(tmp_path):
+    for row in rows("ceiling", tmp_path):
+        assert row["choices"][row["answer"]].startswith("to ")
+        assert sum(c.startswith("to ") for c in row["choices"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("best", "right"),
+    [
+        ("zero_shot", {"ceiling", "scarce", "noise", "costly", "paraphrased"}),
+        ("rag", {"changing", "costly", "paraphrased"}),
+        ("lora", {"convention", "paraphrased"}),
+        ("lora+rag", {"changing", "convention", "paraphrased"}),
+    ],
+)
+def test_what_counts_as_right(best, right):
+    verdict = verdicts.verdict(best=best)
+    assert {w.name for w in WORLDS.values() if w.right(verdict)} == right
+
+
+def test_the_files_are_what_a_user_would_have(tmp_path):
+    for line in (tmp_path / write_world("noise", 0, tmp_path).name).read_text().splitlines():
+        assert "worlds" not in line
+    assert json.loads((tmp_path / "train.jsonl").read_text().splitlines()[0])["choices"]
