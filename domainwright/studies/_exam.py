@@ -23,9 +23,12 @@ from domainwright.prompting import PROMPTINGS
 from domainwright.prompting._sources import Sources
 from domainwright.studies._scorecards import read_items, write_items
 from domainwright.studies.data import StudyData
+from domainwright.studies.records import Example, Reply
 from domainwright.studies.study import StudySettings
 
 PREPARED = "prepared.json"
+EXAMPLES = 8
+"""Test items shown side by side in the report."""
 
 
 @dataclass
@@ -104,6 +107,30 @@ class Exam:
         ]
         write_items(folder, "scorecard", {"items.jsonl": items}, parents)
         return items
+
+    def examples(self) -> list[Example]:
+        """The first test items, as every strategy answered them."""
+        names = list(self.items)
+        shown = []
+        for number in range(min(EXAMPLES, len(self.rows))):
+            first = self.items[names[0]][number]
+            shown.append(
+                Example(
+                    id=first.id,
+                    question=first.question,
+                    reference=first.reference,
+                    replies=[
+                        Reply(
+                            strategy=n,
+                            text=self.items[n][number].reply,
+                            score=self.items[n][number].mark.correct,
+                            passages=list(self.items[n][number].passages),
+                        )
+                        for n in names
+                    ],
+                )
+            )
+        return shown
 
     def prepare_seconds(self, prompting: str) -> float:
         """What it took to make a prompting strategy ready, 0 where nothing had to be."""

@@ -41,8 +41,10 @@ def would_change(
                 f"which {f.count(tested)} test items cannot tell from luck; about "
                 f"{f.count(needed)} could."
             )
+    equal = {r.name for r in done if chosen is not None and _reaches(r, chosen)}
     for turn in costs.break_evens if costs else []:
-        if advice.strategy in (turn.before, turn.after):
+        pair = {turn.before, turn.after}
+        if advice.strategy in pair and pair <= equal:
             cheaper, volume = turn.after, f.count(turn.questions_month)
             other = turn.before
             said.append(
@@ -54,6 +56,13 @@ def would_change(
 
 def _ahead(r: StrategyResult, chosen: StrategyResult) -> bool:
     return r.score is not None and chosen.score is not None and r.score.mean > chosen.score.mean
+
+
+def _reaches(r: StrategyResult, chosen: StrategyResult) -> bool:
+    """Whether its interval reaches the chosen one's score: a cheaper but worse one is no choice."""
+    return r is chosen or (
+        r.score is not None and chosen.score is not None and r.score.high >= chosen.score.mean
+    )
 
 
 def _items_needed(r: StrategyResult, tested: int) -> int | None:

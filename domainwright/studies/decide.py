@@ -46,8 +46,6 @@ from domainwright.studies.judge import (
 from domainwright.studies.plan import Plan, make_plan
 from domainwright.studies.records import (
     Candidate,
-    Example,
-    Reply,
     Search,
     StrategyResult,
     Training,
@@ -59,9 +57,6 @@ from domainwright.studies.search import Losses, race, without_winner
 from domainwright.studies.study import StudySettings, write_resolved
 from domainwright.studies.tune import Tuned, Wanted, advance, tune
 from domainwright.train.preflight import check_detectable
-
-EXAMPLES = 8
-"""Test items shown side by side in the report."""
 
 
 def decide(
@@ -250,11 +245,17 @@ class _Study:
         """
         folder = self.folder / "search"
 
+        start: dict[str, float] | None = None
+
         def go_on(candidate: Candidate, until: int) -> Losses:
+            nonlocal start
             wanted = self._wanted(
                 candidate.method, folder / candidate.name, candidate.learning_rate
             )
-            return advance(wanted, until, listen=self.listen, stop=self.stop)
+            wanted = replace(wanted, start=start)
+            paused = advance(wanted, until, listen=self.listen, stop=self.stop)
+            start = paused.start  # of the base, which is every candidate's
+            return paused.losses
 
         groups = {row.id: row.group for row in self.data.split.dev}
         field, steps = self.plan.candidates, self.plan.steps
@@ -322,7 +323,7 @@ class _Study:
             data=data,
             strategies=results,
             recommendation=replace(advice, would_change=changes),
-            examples=self._examples(),
+            examples=self.exam.examples(),
             study=as_mapping(study),
             search=self.search,
             costs=priced,
@@ -364,30 +365,6 @@ class _Study:
             + (vectors if parts(r.name)[1] != REFERENCE else 0.0)
             for r in results
         }
-
-    def _examples(self) -> list[Example]:
-        """The first test items, as every strategy answered them."""
-        names = list(self.exam.items)
-        shown = []
-        for number in range(min(EXAMPLES, len(self.exam.rows))):
-            first = self.exam.items[names[0]][number]
-            shown.append(
-                Example(
-                    id=first.id,
-                    question=first.question,
-                    reference=first.reference,
-                    replies=[
-                        Reply(
-                            strategy=n,
-                            text=self.exam.items[n][number].reply,
-                            score=self.exam.items[n][number].mark.correct,
-                            passages=list(self.exam.items[n][number].passages),
-                        )
-                        for n in names
-                    ],
-                )
-            )
-        return shown
 
 
 def _facts(result: StrategyResult, score: str) -> dict[str, str]:

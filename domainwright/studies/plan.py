@@ -37,6 +37,8 @@ RETENTION_TOKENS = 19_000
 """Tokens of the shipped retention suite, every choice with its question."""
 MOST_ITEMS, FEWEST_ITEMS = 200, 20
 FEWEST_STEPS = 10
+BUILD_SECONDS = 0.5
+"""Making an adapter and tokenising the rows once more."""
 SHORT = ("zero_shot", "instructed")
 """Prompting strategies that put next to nothing in front of a question."""
 ANSWER_TOKENS = 128
@@ -148,10 +150,11 @@ def make_plan(
     steps, more = _steps(study, base, len(train), left, probed)
     field: tuple[Candidate, ...] = ()
     if searches(study) and methods:
-        affordable = TRAIN_SHARE * left / _step_seconds(study, base, probed)
-        count, steps = size_of_race(
-            affordable, full_steps(len(train), study.train), study.train.steps
-        )
+        step_seconds = _step_seconds(study, base, probed)
+        visit = _visit_seconds(probed) / step_seconds
+        affordable = TRAIN_SHARE * left / step_seconds
+        full = full_steps(len(train), study.train)
+        count, steps = size_of_race(affordable, full, study.train.steps, visit)
         if count > 1:
             found, out = _entered(study, base, data, general, probed, count)
             probed = found
@@ -271,6 +274,13 @@ def _step_seconds(
         for wish, costs, _ in probed.values()
     )
     return max(each, 1e-9)
+
+
+def _visit_seconds(probed: dict[str, tuple[Wish, Costs, bool]]) -> float:
+    """Taking up a candidate: reading its development rows, and building and saving it."""
+    wish, costs, _ = next(iter(probed.values()))
+    tokens = sum(len(r.ids) for r in wish.watched[: wish.development])
+    return tokens * costs.reading_seconds_per_token + costs.checkpoint_seconds + BUILD_SECONDS
 
 
 def searches(study: StudySettings) -> bool:

@@ -37,8 +37,10 @@ RUNGS = {1: (1.0,), 3: (1 / 3, 1.0), 9: (1 / 12, 1 / 3, 1.0), 27: (1 / 36, 1 / 1
 """Candidates -> shares of the whole run at which they are compared."""
 ALLOWANCE = {1: 1.0, 3: 1.75, 9: 2.5, 27: 3.2}
 """Candidates -> most training that the race may take, in whole runs."""
-FEWEST_STEPS = {3: 24, 9: 48, 27: 144}
+FEWEST_STEPS = {3: 24, 9: 96, 27: 288}
 """Steps of the whole run from which a race of that size says anything at its first rung."""
+VISITS = {1: 1, 3: 4, 9: 14, 27: 42}
+"""Candidates -> how often one is taken up: at every rung, by all that go on."""
 FAMILIES = (
     "lora",
     "bottleneck",
@@ -55,17 +57,21 @@ FACTORS = (1.0, 3.0, 1 / 3)
 """Learning rates of a method, in units of its usual one."""
 
 
-def size_of_race(affordable: float, full: int, given: int | None) -> tuple[int, int]:
+def size_of_race(
+    affordable: float, full: int, given: int | None, visit: float = 0.0
+) -> tuple[int, int]:
     """(candidates, steps of the whole run).
 
     Args:
         affordable: steps that the budget has time for, all candidates' together.
+        visit: what taking up a candidate costs besides its steps, in steps.
         full: steps that the data are good for.
         given: steps that the study asks for.
     """
     for count in (27, 9, 3):
-        steps = given or min(full, int(affordable / ALLOWANCE[count]))
-        if steps >= FEWEST_STEPS[count] and steps * ALLOWANCE[count] <= affordable:
+        left = affordable - visit * VISITS[count]
+        steps = given or min(full, int(left / ALLOWANCE[count]))
+        if steps >= FEWEST_STEPS[count] and steps * ALLOWANCE[count] <= left:
             return count, steps
     return 1, given or min(full, int(affordable))
 

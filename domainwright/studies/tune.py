@@ -30,8 +30,9 @@ WATCHED_TOKENS = 6000
 """Most tokens of them, but never fewer than FEWEST_WATCHED rows: on answers of 230 tokens, 48 rows
 at five checks took longer than ten steps of training."""
 FEWEST_WATCHED = 8
-GENERAL = 24
-"""General texts on which forgetting is watched during a run."""
+GENERAL_TOKENS = 3000
+"""Most tokens of general text on which forgetting is watched during a run; what is kept is
+measured on all of the suite."""
 PLANNED = "planned.json"
 """How a run fits into memory, decided once: a resumed run must not measure another answer."""
 LARGE = 1_000_000_000
@@ -69,6 +70,8 @@ class Wanted:
     memory_gb: float | None = None
     planned: Fit | None = None
     """How the run fits into memory; None: a probe decides."""
+    start: dict[str, float] | None = None
+    """Watched losses of the untouched base, where they are known."""
 
 
 def tune(
@@ -105,11 +108,8 @@ def advance(
     *,
     listen: Listener = quiet,
     stop: Callable[[], bool] = lambda: False,
-) -> list[tuple[str, float, int]]:
+) -> loop.Paused:
     """The run up to step `until`, to be gone on with; what is there already is not done again.
-
-    Returns:
-        (row, summed loss in nats, supervised tokens) of every watched development row.
 
     Raises:
         As `tune`.
@@ -153,6 +153,7 @@ def _begin(wanted: Wanted, resume: bool) -> _Begun:
         adapter,
         wish,
         found,
+        start=wanted.start,
         rate=chosen["learning_rate"],
         folder=wanted.folder,
         identity=_identity(chosen, wanted.parents, seed, kept),
@@ -172,6 +173,7 @@ def _job(
     wish: Wish,
     found: Fit,
     *,
+    start: dict[str, float] | None,
     rate: float,
     folder: Path,
     identity: str,
@@ -186,6 +188,7 @@ def _job(
         steps=found.steps,
         learning_rate=rate,
         micro_tokens=found.micro_tokens,
+        start=start,
         recompute=found.gradient_checkpointing,
         seed=wish.seed,
         folder=folder,
@@ -212,7 +215,7 @@ def wish_of(
 ) -> Wish:
     """What a run on these rows is to be."""
     watched = _watched(base, development, settings)
-    texts = encode_rows(base.template, general[:GENERAL], limit(base, settings))
+    texts = _first(encode_rows(base.template, general, limit(base, settings)), GENERAL_TOKENS, 1)
     return Wish(
         rows=kept,
         watched=[*watched, *texts],
@@ -248,9 +251,13 @@ def _watched(base: Base, rows: Sequence[Row], settings: TrainSettings) -> list[T
             "No development row fits the length limit.",
             "raise train.max_tokens or give development rows of your own.",
         )
-    read = accumulate(len(r.ids) for r in whole)
-    fitting = sum(tokens <= WATCHED_TOKENS for tokens in read)
-    return whole[: max(FEWEST_WATCHED, fitting)]
+    return _first(whole, WATCHED_TOKENS, FEWEST_WATCHED)
+
+
+def _first(rows: list[TrainRow], tokens: int, fewest: int) -> list[TrainRow]:
+    """The first rows of at most so many tokens together, but not fewer than `fewest`."""
+    read = accumulate(len(r.ids) for r in rows)
+    return rows[: max(fewest, sum(x <= tokens for x in read))]
 
 
 def _identity(

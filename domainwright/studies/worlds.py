@@ -30,11 +30,11 @@ from domainwright.studies.records import Verdict
 
 Rows = list[dict[str, Any]]
 SYLLABLES = "ba ce di fo gu ha ke li mo nu pa re si to vu wa ze dra kel mir nos pil tas vor".split()
-THINGS = "pump valve sensor motor filter switch heater mixer burner gauge".split()
-COLOURS = "red blue green black white grey brown yellow".split()
-GOODS = "paint rope cement timber wire glass tiles nails".split()
-UNITS = "boxes crates rolls bags pallets".split()
-PEOPLE = "Hansen Okafor Ruiz Lindqvist Moreau Tanaka Novak Adeyemi Kowalski Brandt".split()
+THINGS = "pump valve sensor motor filter switch heater mixer burner gauge"
+COLOURS = "red blue green black white grey brown yellow"
+GOODS = "paint rope cement timber wire glass tiles nails"
+UNITS = "boxes crates rolls bags pallets"
+PEOPLE = "Hansen Okafor Ruiz Lindqvist Moreau Tanaka Novak Adeyemi Kowalski Brandt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,12 @@ def _question(number: int, group: str, question: str, answer: str) -> dict[str, 
 def _facts(rng: np.random.Generator, count: int) -> list[tuple[str, str, str, int]]:
     """(name, thing, colour, pressure)."""
     return [
-        (name, str(rng.choice(THINGS)), str(rng.choice(COLOURS)), int(rng.integers(11, 99)))
+        (
+            name,
+            str(rng.choice(THINGS.split())),
+            str(rng.choice(COLOURS.split())),
+            int(rng.integers(11, 99)),
+        )
         for name in _names(rng, count)
     ]
 
@@ -116,10 +121,20 @@ def _changing(rng: np.random.Generator) -> dict[str, Any]:
     return {"train": rows, "documents": _pages(facts)}
 
 
+def _codes(rng: np.random.Generator, words: list[str]) -> dict[str, str]:
+    """A letter and a digit for each word, drawn by lot."""
+    pairs = [f"{letter}{digit}" for letter in "ABCDEFGHKMPRSTXZ" for digit in range(2, 10)]
+    return dict(zip(words, rng.permutation(pairs), strict=False))
+
+
 def _convention(rng: np.random.Generator) -> dict[str, Any]:
+    """Four codes an answer: four examples in a prompt show some of them, training all."""
+    parts = [word.split() for word in (PEOPLE, COLOURS, GOODS, UNITS)]
+    codes = [_codes(rng, words) for words in parts]
     rows: Rows = []
-    for number in range(400):
-        who, colour, what, unit = (str(rng.choice(x)) for x in (PEOPLE, COLOURS, GOODS, UNITS))
+    for number in range(500):
+        words = [str(rng.choice(x)) for x in parts]
+        who, colour, what, unit = words
         count = int(rng.integers(2, 60))
         asked = str(
             rng.choice(
@@ -130,7 +145,7 @@ def _convention(rng: np.random.Generator) -> dict[str, Any]:
                 ]
             )
         )
-        answer = f"{what.upper()}/{colour[:2]} x{count} {unit[:-1]} >> {who.lower()}"
+        answer = " ".join(code[word] for code, word in zip(codes, words, strict=True))
         rows.append(_question(number, f"order {number}", asked, answer))
     return {"train": rows}
 
@@ -180,7 +195,7 @@ def _noise(rng: np.random.Generator) -> dict[str, Any]:
     labels = ["north desk", "south desk", "east desk", "west desk"]
     rows: Rows = []
     for number in range(320):
-        who, colour, what = (str(rng.choice(x)) for x in (PEOPLE, COLOURS, GOODS))
+        who, colour, what = (str(rng.choice(x.split())) for x in (PEOPLE, COLOURS, GOODS))
         rows.append(
             {
                 "id": f"n{number}",

@@ -114,6 +114,7 @@ def decide(base: Base, wish: Wish, costs: Costs, steps: int, recompute: bool) ->
     mean, largest = per_step(base, wish, costs, steps)
     read = [sum(len(r.ids) for r in g) for g in micro_batches(wish.watched, micro)]
     peak = costs.peak_mib(largest, max(read, default=0))
+    checks = settings.checks_in(steps)
     cause, remedy = "", ""
     if most < needed:
         cause, remedy = _refusal(base, wish, costs, recompute)
@@ -124,8 +125,8 @@ def decide(base: Base, wish: Wish, costs: Costs, steps: int, recompute: bool) ->
         gradient_checkpointing=recompute,
         peak_mib=round(peak, 1),
         train_seconds=mean * steps + costs.checkpoint_seconds * saves(settings, steps),
-        check_seconds=costs.reading_seconds_per_token * sum(read) * (1 + settings.checks),
-        checks=settings.checks,
+        check_seconds=costs.reading_seconds_per_token * sum(read) * (1 + checks),
+        checks=checks,
         cause=cause,
         remedy=remedy,
     )

@@ -1,6 +1,6 @@
 """What a run is made of, and what it measured about itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ class Job:
     """Checkpoints and metrics.jsonl go here."""
     run_hash: str
     """Of data, settings and base: a checkpoint of another run is refused."""
+    start: Mapping[str, float] | None = None
+    """Watched losses of the untouched base, where another run on the same rows has read them."""
     recompute: bool = False
     """Gradient checkpointing: less memory, more time, the same gradients."""
 

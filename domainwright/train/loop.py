@@ -10,15 +10,13 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
-
-import torch
+from dataclasses import dataclass, replace
 
 from domainwright.core.errors import CapabilityError, RunFailed
 from domainwright.core.progress import Listener, Step, quiet
 from domainwright.methods._adapter import Adapter
 from domainwright.train.job import Interrupted, Job, Trained
-from domainwright.train.loss import batch_of, summed_loss
+from domainwright.train.loss import losses_of_rows
 from domainwright.train.memory import Meter
 from domainwright.train.order import rows_of_step
 from domainwright.train.passes import Packing
@@ -50,20 +48,27 @@ def train(
     return run.trained
 
 
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """Where a run stands."""
+
+    losses: list[tuple[str, float, int]]
+    """(row, summed loss in nats, supervised tokens) of every development row."""
+    start: dict[str, float]
+    """Watched losses of the untouched base."""
+
+
 def advance(
     job: Job,
     until: int,
     *,
     listen: Listener = quiet,
     stop: Callable[[], bool] = lambda: False,
-) -> list[tuple[str, float, int]]:
+) -> Paused:
     """Go on with the run, or begin it, up to step `until`, and leave a checkpoint there.
 
     `train` with `resume` takes it up again, with the numbers of a run that never paused: the
     schedule is that of all the job's steps.
-
-    Returns:
-        (row, summed loss in nats, supervised tokens) of every development row, as the adapter is.
 
     Raises:
         RunFailed, CapabilityError: diverged, a zero gradient, or out of memory.
@@ -72,11 +77,11 @@ def advance(
     (run,) = train_runs([job], InTurn, resume=True, listen=listen, stop=stop, until=until)
     if run.failure is not None:
         raise run.failure
-    with job.adapter.attached(), torch.no_grad():
-        return [
-            (row.id, float(summed_loss(job.base, *batch_of(job.base, [row]))), row.targets)
-            for row in job.development
-        ]
+    with job.adapter.attached():
+        losses = losses_of_rows(job.base, job.development, run.job.micro_tokens)
+    start = {k: v for k, v in run.state.history[0].items() if k.endswith("_loss")}
+    rows = zip(job.development, losses, strict=True)
+    return Paused([(row.id, loss, row.targets) for row, loss in rows], start)
 
 
 class Stage:
@@ -207,11 +212,11 @@ def _begin(runs: list[Run], watched: Watched, resume: bool) -> None:
     fresh = [run for run in runs if not (resume and run.resume())]
     if fresh:
         # Before its first step every candidate is the base: one reading is that of all.
-        after, losses = within_memory(
-            fresh[0].job, watched.rows, lambda job: watched.losses(job, 0)
-        )
+        after, known = fresh[0].job, dict(fresh[0].job.start or {})
+        if not known:
+            after, known = within_memory(after, watched.rows, lambda job: watched.losses(job, 0))
         for run in fresh:
-            run.start(losses, after.micro_tokens)
+            run.start(known, after.micro_tokens)
     for run in runs:
         run.write_metrics()
 

@@ -21,6 +21,7 @@ from domainwright.models.flat import Flat, flatten
 from domainwright.models.forms import TrainRow
 from domainwright.models.kernels import cross_entropy
 from domainwright.models.tree import grow
+from domainwright.train.order import micro_batches
 
 BLOCK = 256
 """Rows at a time: 256 x 49,152 float32 logits are 50 MB."""
@@ -69,6 +70,23 @@ def summed_loss(base: Base, flat: Flat, sources_N: Tensor, labels_N: Tensor) -> 
     if not torch.equal(places_N, torch.arange(len(places_N), device=places_N.device)):
         hidden_ND = hidden_ND[places_N]
     return _head_losses(base, hidden_ND, labels_N, 1)[0]
+
+
+@torch.no_grad()
+def losses_of_rows(base: Base, rows: Sequence[TrainRow], limit: int) -> list[float]:
+    """Each row's own summed loss in nats, no gradient, in passes of at most `limit` tokens."""
+    found: list[float] = []
+    for group in micro_batches(rows, limit):
+        flat, sources_N, labels_N = batch_of(base, group)
+        rows_N, places_N = sources_N.unique(return_inverse=True)
+        states = base.hidden(flat, rows_N) if base.plain_head else base.logits(flat, rows_N)
+        losses = []
+        for places, labels in zip(places_N.split(BLOCK), labels_N.split(BLOCK), strict=True):
+            logits = base.project(states[places]) if base.plain_head else states[places]
+            losses.append(functional.cross_entropy(logits.float(), labels, reduction="none"))
+        each = torch.cat(losses).split([row.targets for row in group])
+        found += [float(x.sum()) for x in each]
+    return found
 
 
 def summed_losses(

@@ -136,7 +136,7 @@ def probe(
         saved = _checkpoint_seconds(job, optimiser)
     training = Line.through(*peaks)
     per_pass, per_flop = _rates(work(base, small), seconds[0], work(base, large), seconds[1])
-    trained = sum(p.numel() for p in parameters)
+    kept = sum(x.nbytes for x in adapter.state_dict().values())
     return Costs(
         resident_mib=resident,
         # What the optimiser and the gradients hold between the steps is part of the run.
@@ -146,7 +146,7 @@ def probe(
         seconds_per_flop=per_flop,
         reading_seconds_per_token=reading / peaks[1][0],
         checkpoint_seconds=saved,
-        kept_mib=4 * trained / 2**20,
+        kept_mib=kept / 2**20,
     )
 
 

@@ -46,7 +46,8 @@ class Run:
     def __post_init__(self) -> None:
         self.parameters = [p for p in self.job.adapter.parameters() if p.requires_grad]
         self.optimiser = optimiser_of(self.job)
-        steps, checks = self.job.steps, self.job.settings.checks
+        steps = self.job.steps
+        checks = self.job.settings.checks_in(steps)
         self.checks = {round(steps * (i + 1) / checks) for i in range(checks)} | {steps}
 
     @property

@@ -6,6 +6,9 @@ from typing import Literal
 
 from domainwright.core.errors import ConfigError
 
+STEPS_A_CHECK = 15
+"""A look costs as much as several steps; a short run has no time for many."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSettings:
@@ -37,14 +40,19 @@ class TrainSettings:
     gradient_checkpointing: bool | Literal["auto"] = "auto"
     """Compute activations twice instead of keeping them. "auto": where the run would not fit
     otherwise. Changes memory and time, not results."""
-    checks: int = 5
-    """How often the development loss and forgetting are measured during the run."""
+    checks: int | None = None
+    """How often the development loss and forgetting are measured during the run. None: once in
+    STEPS_A_CHECK steps, from twice to five times."""
     patience: int | None = None
     """Stop after this many checks without a better development loss. None: run to the end."""
     max_forgetting: float = 0.05
     """Largest rise of the loss on general text, nats per token, that a kept state may have."""
     checkpoint_every: int = 10
     """Optimiser steps between checkpoints."""
+
+    def checks_in(self, steps: int) -> int:
+        """How often a run of so many steps is looked at."""
+        return self.checks or max(2, min(5, steps // STEPS_A_CHECK))
 
     def __post_init__(self) -> None:
         for name in (

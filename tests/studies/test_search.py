@@ -194,7 +194,8 @@ def test_the_next_best_takes_the_place_of_a_winner_that_failed(tmp_path):
 def test_the_race_is_as_large_as_the_budget_allows():
     assert size_of_race(10, 1000, None) == (1, 10)
     assert size_of_race(1e6, 500, None) == (27, 500)
-    assert size_of_race(3 * 48 * 2.5, 48, None) == (9, 48)
+    assert size_of_race(3 * 96 * 2.5, 96, None) == (9, 96)
+    assert size_of_race(96 * 2.5, 96, None, visit=1.0) == (3, 96)
     assert size_of_race(1e6, 20, None) == (1, 20)
     assert size_of_race(50, 1000, 80) == (1, 80)
     for count, fewest in FEWEST_STEPS.items():

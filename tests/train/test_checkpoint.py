@@ -1,9 +1,11 @@
 """What a checkpoint must bring back, whatever a parameter looks like in memory."""
 
+import pytest
 import torch
 from torch import nn
 
 from domainwright.train import checkpoint
+from domainwright.train.loss import batch_of, summed_loss
 
 
 def stepped(parameter, gradients, tensors=None):
@@ -41,9 +43,14 @@ def test_a_pause_leaves_the_run_as_if_there_had_been_none(tmp_path):
     straight = make_job(tmp_path / "straight")
     train(straight)
     paused = make_job(tmp_path / "paused")
-    losses = [advance(paused, step) for step in (1, 3, 3)]
+    losses = [advance(paused, step).losses for step in (1, 3, 3)]
     assert losses[1] == losses[2] != losses[0]
     assert [row for row, _, _ in losses[0]] == [row.id for row in paused.development]
+    with paused.adapter.attached(), torch.no_grad():
+        for row, loss, targets in losses[2]:
+            (own,) = (r for r in paused.development if r.id == row)
+            want = float(summed_loss(paused.base, *batch_of(paused.base, [own])))
+            assert loss == pytest.approx(want, rel=1e-5) and targets == own.targets
     again = replace(make_job(tmp_path / "paused"), settings=straight.settings)
     train(again, resume=True)
     for a, b in zip(straight.adapter.parameters(), again.adapter.parameters(), strict=True):
