@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from domainwright.core.config import from_mapping
 from domainwright.core.errors import ConfigError, DataError, UnknownName
@@ -23,11 +24,15 @@ from domainwright.studies.data import prepare
 from domainwright.studies.decide import decide as run_study
 from domainwright.studies.judge import REFERENCE
 from domainwright.studies.plan import Plan, make_plan
-from domainwright.studies.records import Training, Verdict, read_verdict
+from domainwright.studies.records import StrategyResult, Training, Verdict, read_verdict
 from domainwright.studies.study import StudySettings, read_study, write_resolved
 from domainwright.studies.tune import Wanted, tune
 
+if TYPE_CHECKING:
+    import polars
+
 RUNS = Path("runs")
+ENDS = (("", "mean"), ("_low", "low"), ("_high", "high"))
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,42 @@ class Decided:
             raise AttributeError(name)
         return getattr(self.verdict, name)
 
+    def table(self) -> "polars.DataFrame":
+        """One row per strategy: score, difference and forgetting with their intervals, costs."""
+        import polars
+
+        return polars.DataFrame([_flat(r, self.verdict) for r in self.verdict.strategies])
+
     @property
     def best(self) -> "Run":
         """The recommended strategy, ready to answer."""
         return load_run(self.folder)
+
+
+def _flat(r: StrategyResult, verdict: Verdict) -> dict[str, object]:
+    """The numbers of a strategy by plain names; None where there is none."""
+    lost = r.retention.nats_change if r.retention else None
+    priced = verdict.costs.strategies if verdict.costs else []
+    cost = next((c for c in priced if c.strategy == r.name), None)
+    training = r.training
+    return {
+        "strategy": r.name,
+        "kind": r.kind,
+        "status": r.status,
+        "recommended": r.name == verdict.recommendation.strategy,
+        **{f"score{k}": getattr(r.score, v, None) for k, v in ENDS},
+        **{f"difference{k}": getattr(r.difference, v, None) for k, v in ENDS},
+        "p_holm": getattr(r.difference, "p_holm", None),
+        **{f"forgetting{k}": getattr(lost, v, None) for k, v in ENDS},
+        "tokens_in": r.tokens_in,
+        "tokens_out": r.tokens_out,
+        "seconds_per_answer": r.seconds_per_answer,
+        "training_minutes": training.minutes if training else None,
+        "peak_rss_mib": training.peak_rss_mib if training else None,
+        "trainable": training.trainable if training else None,
+        "cost_of_thousand": cost.thousand if cost else None,
+        "cost_in_all": cost.total if cost else None,
+    }
 
 
 @dataclass

@@ -14,6 +14,7 @@ figure follows from numbers that the report shows.
 Source: methods.md §11.3.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import combinations
@@ -43,32 +44,39 @@ def costs(
     data: Data,
     *,
     gigabytes: Mapping[str, float],
+    max_forgetting: float = math.inf,
 ) -> Costs | None:
     """Costs of all measured strategies; None: none was measured.
 
     Args:
         gigabytes: what each strategy keeps on disk beside the base.
+        max_forgetting: nats per token; a strategy above it has costs, but never comes first.
     """
     done = [r for r in results if r.status == "done" and r.seconds_per_answer is not None]
     if not done:
         return None
 
+    refused = {
+        r.name for r in done if r.retention and r.retention.nats_change.mean > max_forgetting
+    }
+
     def all_of(book: PriceSettings) -> list[StrategyCost]:
         return [_cost(r, book, data, gigabytes.get(r.name, 0.0)) for r in done]
 
     found = all_of(prices)
-    first = _first(found)
+    first = _first(found, refused)
     varied = []
     for name in _scaled(prices):
         for scale in SCALES:
-            leader = _first(all_of(replace(prices, **{name: scale * getattr(prices, name)})))
+            other = all_of(replace(prices, **{name: scale * getattr(prices, name)}))
+            leader = _first(other, refused)
             varied.append(
                 Sensitivity(price=name, scale=scale, first=leader, changes=leader != first)
             )
     return Costs(
         prices=prices,
         strategies=found,
-        break_evens=_break_evens(found, prices),
+        break_evens=_break_evens([c for c in found if c.strategy not in refused], prices),
         sensitivity=varied,
         first=first,
         gigabytes=dict(gigabytes),
@@ -78,7 +86,8 @@ def costs(
 def at_prices(verdict: Verdict, prices: PriceSettings) -> Verdict:
     """The verdict with its costs reckoned with another price book."""
     stored = {} if verdict.costs is None else verdict.costs.gigabytes
-    found = costs(verdict.strategies, prices, verdict.data, gigabytes=stored)
+    limit = verdict.max_forgetting
+    found = costs(verdict.strategies, prices, verdict.data, gigabytes=stored, max_forgetting=limit)
     return replace(verdict, costs=found)
 
 
@@ -126,8 +135,9 @@ def _benefit(score: Interval | None, prices: PriceSettings, total: float) -> Int
     )
 
 
-def _first(found: Sequence[StrategyCost]) -> str:
-    return max(found, key=lambda c: c.benefit.mean if c.benefit else -c.total).strategy
+def _first(found: Sequence[StrategyCost], refused: set[str]) -> str:
+    allowed = [c for c in found if c.strategy not in refused] or found
+    return max(allowed, key=lambda c: c.benefit.mean if c.benefit else -c.total).strategy
 
 
 def _scaled(prices: PriceSettings) -> list[str]:

@@ -12,15 +12,13 @@ from typing import Any
 
 from domainwright.core import machine
 from domainwright.core.artifacts import (
-    read_manifest,
-    seal,
     write_json,
 )
 from domainwright.core.config import as_mapping, from_mapping
 from domainwright.core.errors import CapabilityError, ConfigError, RunFailed
 from domainwright.core.lock import lock
 from domainwright.core.progress import Listener, Step, quiet
-from domainwright.core.records import Text
+from domainwright.core.records import Row, Text
 from domainwright.evaluate.retained import Retained, change
 from domainwright.evaluate.tasks import TASKS
 from domainwright.maths.significance import detectable
@@ -32,7 +30,7 @@ from domainwright.studies._exam import Exam, reference_losses, suite_of
 from domainwright.studies._explain import would_change
 from domainwright.studies._folder import OF_STUDY, STUDY_FILE, claim, open_study
 from domainwright.studies._format import unit
-from domainwright.studies.card import model_card
+from domainwright.studies._written import write_study
 from domainwright.studies.costs import costs
 from domainwright.studies.data import StudyData, prepare
 from domainwright.studies.judge import (
@@ -43,16 +41,16 @@ from domainwright.studies.judge import (
     retention_record,
     summarise,
 )
+from domainwright.studies.learning_curve import learning_curve
 from domainwright.studies.plan import Plan, make_plan
 from domainwright.studies.records import (
     Candidate,
+    LearningCurve,
     Search,
     StrategyResult,
     Training,
     Verdict,
-    read_verdict,
 )
-from domainwright.studies.report import write_report
 from domainwright.studies.search import Losses, race, without_winner
 from domainwright.studies.study import StudySettings, write_resolved
 from domainwright.studies.tune import Tuned, Wanted, advance, tune
@@ -283,7 +281,9 @@ class _Study:
         advice = recommend(
             results, self.exam.items, score=self.score, max_forgetting=study.train.max_forgetting
         )
-        advice = replace(advice, reasons=[*advice.reasons, *self.plan.notes])
+        curve = self._curve(results, advice.strategy)
+        told = [curve.advice] if curve else []
+        advice = replace(advice, reasons=[*advice.reasons, *told, *self.plan.notes])
         data = replace(
             self.data.record(self.exam.rows, expected),
             detectable_measured=measured_detectable(self.exam.items, advice.strategy),
@@ -292,7 +292,13 @@ class _Study:
             if isinstance(outcome, Tuned):
                 for entry in outcome.set_aside:
                     data.set_aside[entry.reason] = data.set_aside.get(entry.reason, 0) + 1
-        priced = costs(results, study.prices, data, gigabytes=self._gigabytes(results))
+        priced = costs(
+            results,
+            study.prices,
+            data,
+            gigabytes=self._gigabytes(results),
+            max_forgetting=study.train.max_forgetting,
+        )
         changes = would_change(
             results,
             advice,
@@ -327,31 +333,33 @@ class _Study:
             study=as_mapping(study),
             search=self.search,
             costs=priced,
+            learning_curve=curve,
         )
-        write_json(self.folder / "verdict.json", verdict.as_json())
-        # As everyone else will read it: the report must be the same when it is made again.
-        verdict = read_verdict(self.folder / "verdict.json")
-        write_report(verdict, self.folder / "report.html")
-        for name, outcome in self.tuned.items():
-            if isinstance(outcome, Tuned):
-                trained = [r.name for r in results if r.adapter == f"trials/{name}/adapter"]
-                # A method that ran in a combination only has the combination's card.
-                card = model_card(verdict, name if name in trained else trained[0])
-                (self.folder / "trials" / name / "adapter" / "README.md").write_text(
-                    card, encoding="utf-8"
-                )
-        scorecards = {
-            name: read_manifest(self.folder / "trials" / name / "scorecard")["hash"]
-            for name in self.exam.items
-        }
-        seal(
-            self.folder,
-            "verdict",
-            # Without report.html: `dw report` makes it anew, maybe with a newer version.
-            [self.folder / f for f in ("verdict.json", STUDY_FILE, "plan.json")],
-            parents={"dataset": self.data.hash, **scorecards},
-        )
-        return verdict
+        trained = [name for name, x in self.tuned.items() if isinstance(x, Tuned)]
+        return write_study(self.folder, verdict, trained, list(self.exam.items), self.data.hash)
+
+    def _curve(self, results: Sequence[StrategyResult], best: str) -> LearningCurve | None:
+        """Of the recommended method, or of the best that was trained."""
+        trained = [r for r in results if r.training and r.score]
+        if not self.study.evaluate.learning_curve or not trained:
+            return None
+        own = next((r for r in trained if r.name == best), None)
+        leader = own or max(trained, key=lambda r: r.score.mean if r.score else 0.0)
+        method, _ = parts(leader.name)
+        assert method is not None and leader.training is not None
+
+        def losses_of(rows: Sequence[Row], steps: int, part: int) -> Losses:
+            folder = self.folder / "trials" / method
+            wanted = self._wanted(method, folder if part == 1 else folder / f"part-{part}")
+            if part > 1:
+                settings = replace(wanted.settings, steps=None)
+                wanted = replace(wanted, rows=rows, steps=steps, settings=settings, planned=None)
+            return advance(wanted, steps, listen=self.listen, stop=self.stop).losses
+
+        groups = {row.id: row.group for row in self.data.split.dev}
+        train, steps = self.data.split.train, leader.training.steps
+        found = learning_curve(train, steps, losses_of, groups, self.study.seed)
+        return replace(found, method=method) if found else None
 
     def _gigabytes(self, results: Sequence[StrategyResult]) -> dict[str, float]:
         """What each strategy keeps beside the base: its adapter, the vectors it searches."""

@@ -184,6 +184,26 @@ class Costs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CurvePoint:
+    rows: int
+    loss: Interval
+    """On development rows, nats per token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearningCurve:
+    """The development loss of one method after training on parts of the rows."""
+
+    points: list[CurvePoint]
+    more: int
+    """Rows more than there are."""
+    gain: Interval
+    """What they would take off the loss, nats per token."""
+    advice: str
+    method: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     strategy: str
     text: str
@@ -276,6 +296,8 @@ class Verdict:
     search: Search | None = None
     """None: the study names its strategies, or has no time for a search."""
     costs: Costs | None = None
+    learning_curve: LearningCurve | None = None
+    """None: not asked for, or too few rows."""
     schema: int = SCHEMA
 
     def as_json(self) -> dict[str, Any]:

@@ -75,6 +75,9 @@ class EvaluateSettings:
     need, at most 128."""
     difference: float | None = None
     """Refuse a test set that cannot show a difference of this size. In score points of 0 to 1."""
+    learning_curve: bool = False
+    """Also train the best method on a quarter and on half of the rows, to say whether more rows
+    would help. Costs three quarters of a run."""
     retention: tuple[str | dict, ...] = ()
     """Further general text or choice files on which forgetting is measured."""
 

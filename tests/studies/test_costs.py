@@ -125,6 +125,16 @@ def test_what_the_order_hangs_on():
     }  # fmt: skip
 
 
+def test_what_forgets_too_much_never_comes_first():
+    book = PriceSettings(right=1.0)
+    tuned = verdicts.result("lora", 0.9, 0.7, lost=0.2, kind="method")
+    rows = [strategy("zero_shot", 0.2, score=0.2), tuned]
+    assert costs(rows, book, data(), gigabytes={}).first == "lora"
+    found = costs(rows, book, data(), gigabytes={}, max_forgetting=0.05)
+    assert found.first == "zero_shot" and found.break_evens == []
+    assert {c.strategy for c in found.strategies} == {"zero_shot", "lora"}
+
+
 def test_what_is_cheaper_from_the_start_breaks_even_nowhere():
     rows = [strategy("zero_shot", 0.1), strategy("rag", 0.5, prepare=9)]
     assert costs(rows, PriceSettings(), data(), gigabytes={}).break_evens == []

@@ -172,6 +172,15 @@ def test_auto_with_documents_adds_the_combination(full, tmp_path, base):
     )
 
 
+def test_the_verdict_as_a_frame(full):
+    table = full.table()
+    assert table["strategy"].to_list() == [r.name for r in full.verdict.strategies]
+    first = full.verdict.strategies[-1]
+    row = table.row(-1, named=True)
+    assert row["score_low"] == first.score.low and row["difference"] == first.difference.mean
+    assert table["recommended"].sum() == 1 and row["cost_in_all"] > 0
+
+
 def test_text_has_no_prompting_strategies(tmp_path, base):
     study = world.study_file(tmp_path, base, world.texts(), strategies=["rag", "lora+few_shot"])
     verdict = decide(study, tmp_path / "run").verdict
