@@ -12,6 +12,10 @@ def export(
     to: Annotated[
         str, typer.Option(help="merged (a plain model) or peft (an adapter).")
     ] = "merged",
+    merge: Annotated[
+        str | None,
+        typer.Option(help="Of qlora: dequant16 (default), original16 or requant4."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Write the tuned model for other programs to load."""
@@ -19,5 +23,5 @@ def export(
 
     from domainwright.studies.export import export as run_export
 
-    written = run_export(run, output, to)
+    written = run_export(run, output, to, merge)
     print(json.dumps({"folder": str(written), "form": to}) if as_json else f"{to}  {written}")

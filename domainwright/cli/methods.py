@@ -35,10 +35,11 @@ def methods(
         print(json.dumps(listed))
         return
     for entry in listed:
-        print(f"{entry['name']:<12} {entry['kind']:<10} {entry['summary']}")
+        print(f"{entry['name']:<16} {entry['kind']:<10} {entry['summary']}")
         if "parameters" in entry:
-            print(f"{'':<23} parameters: {entry['parameters']}")
+            print(f"{'':<27} parameters: {entry['parameters']}")
             forms = ["merged"] if entry["merges"] else []
             forms += [f"peft ({entry['peft']})"] if entry["peft"] else []
-            print(f"{'':<23} exports: {', '.join(forms) or 'none; Domainwright alone loads it'}")
-    print("\nA method and a prompting strategy go together as lora+rag.")
+            print(f"{'':<27} exports: {', '.join(forms) or 'none'}")
+    print("\nAny other type of PEFT is a method under its own name, as peft:vera or peft:loha.")
+    print("A method and a prompting strategy go together as lora+rag.")

@@ -4,11 +4,16 @@
 dotted path in any config file, so a config can name only what ships in the
 folder. Nothing is imported until it is asked for; listing the names of every
 method costs no torch import.
+
+Names with a colon belong to a family: "peft:vera" is what `methods/_peft_types.py` knows under
+"vera". A family is a file too, and is not listed: what it knows may be another library's.
 """
 
 import difflib
 import importlib
 import pkgutil
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Generic, TypeVar
 
 from domainwright.core.errors import UnknownName
@@ -22,11 +27,20 @@ class Folder(Generic[T]):
     Args:
         package: dotted name of the folder, such as "domainwright.methods".
         noun: what one entry is called in messages, such as "method".
+        families: {what stands before the colon: file of the folder whose function `member` knows
+            what may stand behind it}.
     """
 
-    def __init__(self, package: str, noun: str) -> None:
-        self.package, self.noun = package, noun
+    def __init__(
+        self, package: str, noun: str, families: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        self.package, self.noun, self.families = package, noun, families
         self._found: dict[str, T] = {}
+
+    def __contains__(self, name: str) -> bool:
+        """Whether `name` is a file here, or has the form of a family's."""
+        family, colon, _ = name.partition(":")
+        return family in self.families if colon else name in self.names()
 
     def names(self) -> list[str]:
         """Names on offer, sorted. Files that begin with "_" are helpers, not entries."""
@@ -44,6 +58,11 @@ class Folder(Generic[T]):
         Raises:
             UnknownName: no such file; the message names the closest one.
         """
+        family, colon, member = name.partition(":")
+        if colon and family in self.families:
+            module = importlib.import_module(f"{self.package}.{self.families[family]}")
+            found: T = module.member(member)
+            return found
         offered = self.names()
         if name not in offered:
             near = difflib.get_close_matches(name, offered, n=1)

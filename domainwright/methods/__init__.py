@@ -13,8 +13,10 @@ A file registers one class that has
     merge_rtol    {dtype: largest relative error of merged logits}, empty if it cannot be merged
     build(base, settings, seed) -> Adapter
     load(base, folder) -> Adapter
+
+Every other type of PEFT is a method under its own name: `peft:vera`.
 """
 
 from domainwright.core.registry import Folder
 
-METHODS: Folder = Folder("domainwright.methods", "method")
+METHODS: Folder = Folder("domainwright.methods", "method", {"peft": "_peft_types"})

@@ -1,7 +1,7 @@
 """The trained artifact of any method, and its life on a base."""
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from domainwright.core.config import as_mapping
 from domainwright.core.errors import CapabilityError
+from domainwright.methods import METHODS
 from domainwright.models.base import Base
+from domainwright.models.forms import TrainRow
 from domainwright.models.hooks import Hook
 
 
@@ -68,6 +70,13 @@ class Adapter(nn.Module, abc.ABC):
         self._hung.clear()
         self._attached = False
 
+    def prepare(self, rows: Sequence[TrainRow], seed: int) -> None:
+        """Take what the start needs from the training rows, once, before the first step.
+
+        Nothing, for most methods. Not attached; the number of trainable values may change
+        between layers.
+        """
+
     @abc.abstractmethod
     def save(self, folder: Path) -> None:
         """Write the adapter's files, in PEFT's layout where PEFT has the type."""
@@ -94,7 +103,15 @@ class Adapter(nn.Module, abc.ABC):
             "base": self.base.source.name,
             "base_sha256": self.base.sha256,
             "settings": as_mapping(self.settings),
+            # What the base's linear layers held while it was trained.
+            **({"quantised": list(held)} if (held := self.base.quantised) else {}),
         }
+
+    @property
+    def peft_type(self) -> str | None:
+        """PEFT's name of what `save` writes; None: PEFT cannot read it."""
+        found: str | None = METHODS.get(self.method).peft_type
+        return found
 
     @property
     def trainable(self) -> int:

@@ -1,13 +1,24 @@
 """What the methods in prompt space share: where they act, and how PEFT writes them down."""
 
+from pathlib import Path
 from typing import Any
 
-from domainwright.core.errors import CapabilityError, ConfigError
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from domainwright.core.errors import CapabilityError, ConfigError, DataError
+from domainwright.methods import _peft_format
 from domainwright.models.base import Base
 from domainwright.models.points import Site
 
 INSTRUCTION = "You are a careful expert. Read the question and give the right answer briefly."
 """What learned rows start from where a study gives no instruction of its domain."""
+
+ENCODER = "encoder.safetensors"
+"""The network that makes the rows, beside the adapter's file. PEFT keeps the rows alone and passes
+this file over; with it, training can go on."""
 
 
 class Shift:
@@ -83,3 +94,32 @@ def config(peft_type: str, base: Base, rows: int, width: int, heads: int) -> dic
         "num_attention_heads": heads,
         "num_layers": len(base.hooks.at("block")),
     }
+
+
+def write_encoder(folder: Path, network: nn.Module) -> None:
+    """Write the network that makes the rows."""
+    tensors = {name: value.detach().contiguous() for name, value in network.state_dict().items()}
+    save_file(tensors, folder / ENCODER, metadata={"format": "pt"})
+
+
+def fill_encoder(folder: Path, network: nn.Module, rows: Tensor) -> None:
+    """Fill the network from its file and check that it makes the rows that are saved.
+
+    Raises:
+        DataError: the file is damaged, of another network, or of other rows.
+    """
+    try:
+        tensors = load_file(folder / ENCODER)
+    except SafetensorError as error:
+        raise DataError(
+            f"{folder / ENCODER} is damaged ({error}).",
+            "remove it: the adapter answers without it, and trains on from its rows.",
+        ) from error
+    _peft_format.fill(network.state_dict(), tensors, folder)
+    with torch.no_grad():
+        made: Tensor = network().reshape(rows.shape)
+    if float((made - rows).abs().max()) > 1e-4 * float(rows.abs().max()):
+        raise DataError(
+            f"{folder / ENCODER} makes other rows than those of the adapter's file.",
+            "remove it: the adapter answers without it, and trains on from its rows.",
+        )

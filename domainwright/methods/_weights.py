@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from domainwright.core.errors import DataError
+from domainwright.core.errors import CapabilityError, DataError
 from domainwright.methods import _peft_format
 from domainwright.methods._adapter import Adapter
 from domainwright.models.base import Base
@@ -52,6 +52,20 @@ class WeightsAdapter(Adapter):
     def save(self, folder: Path) -> None:
         notes = self.notes()
         _peft_format.write(folder, notes, self.stored(), notes)
+
+
+def need_full_weights(base: Base, method: str) -> None:
+    """Refuse a base whose linear layers hold codes: there is no weight to change.
+
+    Raises:
+        CapabilityError: it was loaded quantised.
+    """
+    if base.quantised is not None:
+        raise CapabilityError(
+            f"{base.source.name} was loaded in 4 bits ({base.quantised[0]}), and {method} trains "
+            "the weights themselves.",
+            "choose qlora or lora, or load the base without `quantise`.",
+        )
 
 
 def load(kind: Any, adapter_of: Any, base: Base, folder: Path) -> Any:

@@ -29,7 +29,9 @@ from domainwright.models.points import Linear
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoraSettings(LoraSettings):
-    """The same as LoRA's: `rank`, `alpha`, `dropout`, `targets`, patterns and `rslora`."""
+    """The same as LoRA's, without the starts that are parts of the weight."""
+
+    STARTS: ClassVar[tuple[str, ...]] = ("random", "eva")
 
 
 class _Turned:
@@ -77,6 +79,10 @@ class DoraAdapter(LoraAdapter):
             nn.Parameter(x.weight_OI.detach().float().norm(dim=1)) for x in layers
         )
 
+    def narrow(self, kept: list[int]) -> None:
+        super().narrow(kept)
+        self.m = nn.ParameterList(self.m[i] for i in kept)
+
     def _turned(self) -> Iterator[_Turned]:
         for layer, a, b, m in zip(self.layers, self.A, self.B, self.m, strict=True):
             yield _Turned(layer, a, b, m, self.settings)
@@ -87,7 +93,7 @@ class DoraAdapter(LoraAdapter):
 
     def merged_parameters(self) -> Iterator[tuple[str, Tensor]]:
         for hook in self._turned():
-            turned_OI = self.changed_OI(hook.layer, hook.a, hook.b)
+            turned_OI = hook.layer.weight_OI.float() + hook.scale * (hook.b @ hook.a)
             merged_OI = (hook.m / hook.norm_O())[:, None] * turned_OI
             yield f"{hook.layer.path}.weight", self.as_stored(hook.layer, merged_OI)
 

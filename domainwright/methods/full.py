@@ -27,6 +27,7 @@ class FullAdapter(WeightsAdapter):
 
 
 def _adapter(base: Base, settings: FullSettings) -> FullAdapter:
+    _weights.need_full_weights(base, "full")
     model = base.model
     kept = []
     if not settings.embeddings:

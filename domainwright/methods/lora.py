@@ -5,106 +5,33 @@
 Source: Hu et al. 2021, arXiv:2106.09685, section 4.1; rsLoRA: Kalajdzievski 2023,
 arXiv:2312.03732. A starts random, B starts at zero, so before the first step the model is
 exactly the base. With `rate_ratio` above 1, B learns faster than A (LoRA+: Hayou et al.
-2024, arXiv:2402.12354).
+2024, arXiv:2402.12354). With `start: pissa` or `olora` the change is counted from where the
+factors begin, γ · (B A - B₀ A₀), and saved as a plain LoRA of twice the rank:
+
+    A' = [A; A₀]        B' = [B, -B₀]        γ the same
 
 Dimension key: I inputs of the layer, O outputs, R rank.
 """
 
 import math
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from domainwright.core.errors import ConfigError, DataError
+from domainwright.core.errors import DataError
 from domainwright.core.seeds import derive
-from domainwright.methods import METHODS, _peft_format
+from domainwright.methods import METHODS, _peft_format, _starts
 from domainwright.methods._adapter import Adapter
+from domainwright.methods._lora_settings import LoraSettings, choose
 from domainwright.models.base import Base
+from domainwright.models.forms import TrainRow
 from domainwright.models.hooks import Hook
 from domainwright.models.lowrank import LowRank
 from domainwright.models.points import Linear
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoraSettings:
-    rank: int = 16
-    """Rank of the change. Costs rank · (I + O) parameters per layer."""
-    alpha: float = 32.0
-    """The change is multiplied by alpha / rank, so rank can vary at a fixed strength."""
-    dropout: float = 0.0
-    """Share of the branch's inputs set to zero in training. In [0, 1)."""
-    targets: tuple[str, ...] = ("all-linear",)
-    """Hook points ("q", "v", "down"), module names ("q_proj"), or "all-linear"."""
-    rank_pattern: dict[str, int] = field(default_factory=dict)
-    """Other ranks for some layers: {end of the module path, as a regular expression: rank}."""
-    alpha_pattern: dict[str, float] = field(default_factory=dict)
-    """Other alphas for some layers, named in the same way."""
-    rslora: bool = False
-    """Multiply by alpha / √rank, so that large ranks learn as fast as small ones."""
-    rate_ratio: float = 1.0
-    """Learning rate of B over that of A. LoRA+ takes 16, with a quarter of the rate for A."""
-
-    def __post_init__(self) -> None:
-        for rank in (self.rank, *self.rank_pattern.values()):
-            if rank < 1:
-                raise ConfigError(
-                    f"lora.rank is {rank}; a rank below 1 changes nothing.",
-                    "give a rank such as 16.",
-                )
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(
-                f"lora.dropout is {self.dropout}, outside [0, 1).", "give a share such as 0.05."
-            )
-        if self.rate_ratio <= 0:
-            raise ConfigError(
-                f"lora.rate_ratio is {self.rate_ratio}, not above 0.", "give 1 or 16 (LoRA+)."
-            )
-
-    def rank_of(self, path: str) -> int:
-        return int(_first(self.rank_pattern, path, self.rank))
-
-    def scale_of(self, path: str) -> float:
-        rank = self.rank_of(path)
-        alpha = float(_first(self.alpha_pattern, path, self.alpha))
-        return alpha / (math.sqrt(rank) if self.rslora else rank)
-
-
-def _first(pattern: Mapping[str, float], path: str, otherwise: float) -> float:
-    """The value of the first key that ends the path, as PEFT matches them."""
-    for key, value in pattern.items():
-        if re.match(rf"(.*\.)?({key})$", path):
-            return value
-    return otherwise
-
-
-def choose(linears: list[Linear], targets: tuple[str, ...]) -> list[Linear]:
-    """The layers `targets` name, by hook point or by the end of the module path.
-
-    Raises:
-        ConfigError: a target that matches no layer.
-    """
-    if targets == ("all-linear",):
-        return linears
-    found: dict[str, Linear] = {}
-    for target in targets:
-        hits = [
-            x
-            for x in linears
-            if x.point == target or x.path == target or x.path.endswith("." + target)
-        ]
-        if not hits:
-            known = sorted({x.point for x in linears})
-            raise ConfigError(
-                f"lora.targets names {target!r}, which matches no layer.",
-                f"use all-linear or hook points among: {', '.join(known)}.",
-            )
-        found.update((x.path, x) for x in hits)
-    return [x for x in linears if x.path in found]
 
 
 class LoraAdapter(Adapter):
@@ -125,33 +52,85 @@ class LoraAdapter(Adapter):
         self.B = nn.ParameterList(
             nn.Parameter(torch.zeros(x.outputs, rank_of(x.path), device=device)) for x in layers
         )
+        # Buffers, so that a checkpoint holds them: another machine's SVD has other signs.
+        for i in range(len(layers) if self.counted else 0):
+            self.register_buffer(f"A0_{i}", torch.zeros_like(self.A[i].data))
+            self.register_buffer(f"B0_{i}", torch.zeros_like(self.B[i].data))
+
+    @property
+    def counted(self) -> bool:
+        """Whether the change is counted from where the factors began."""
+        return self.settings.start in _starts.COUNTED
+
+    def origin(self, i: int) -> tuple[Tensor, Tensor] | None:
+        """(A₀, B₀) of the layer of that number, where they are no part of the change."""
+        return (getattr(self, f"A0_{i}"), getattr(self, f"B0_{i}")) if self.counted else None
+
+    def changes(self) -> Iterator[tuple[Linear, LowRank]]:
+        """What is added to the output of every chosen layer."""
+        for i, (layer, a, b) in enumerate(zip(self.layers, self.A, self.B, strict=True)):
+            scale = self.settings.scale_of(layer.path)
+            yield layer, LowRank(a, b, scale, self.settings.dropout, self.origin(i))
 
     def places(self) -> Iterator[tuple[str, Hook]]:
-        for layer, a, b in zip(self.layers, self.A, self.B, strict=True):
-            scale = self.settings.scale_of(layer.path)
-            yield layer.path, LowRank(a, b, scale, self.settings.dropout)
+        for layer, change in self.changes():
+            yield layer.path, change
 
+    @torch.no_grad()
     def start(self, seed: int) -> None:
-        """A ~ U(-1/√I, 1/√I), PEFT's kaiming_uniform(√5); B = 0."""
-        for layer, a in zip(self.layers, self.A, strict=True):
+        """A ~ U(-1/√I, 1/√I), PEFT's kaiming_uniform(√5), and B = 0; or as the settings say."""
+        settings = self.settings
+        for i, (layer, a, b) in enumerate(zip(self.layers, self.A, self.B, strict=True)):
+            if origin := self.origin(i):
+                made = _starts.COUNTED[settings.start](
+                    layer.weight_OI.detach(),
+                    len(a),
+                    settings.scale_of(layer.path),
+                    settings.svd_passes,
+                    derive(seed, "svd", layer.path),
+                )
+                for mine, first, value in zip((a, b), origin, made, strict=True):
+                    mine.copy_(value)
+                    first.copy_(value)
+                continue
             bound = 1 / math.sqrt(layer.inputs)
             # Drawn on the CPU by the layer's name: equal on every device and for every subset.
             source = torch.Generator().manual_seed(derive(seed, "lora", layer.path))
-            with torch.no_grad():
-                a.copy_(torch.empty(a.shape).uniform_(-bound, bound, generator=source))
+            a.copy_(torch.empty(a.shape).uniform_(-bound, bound, generator=source))
+
+    @torch.no_grad()
+    def prepare(self, rows: Sequence[TrainRow], seed: int) -> None:
+        if self.settings.start != "eva":
+            return
+        ranks = [len(a) for a in self.A]
+        scales = {x.path: self.settings.scale_of(x.path) for x in self.layers}
+        growth = self.settings.rank_growth
+        found = _starts.eva(self.base, self.layers, ranks, rows, growth, seed)
+        kept = [i for i, a in enumerate(found) if len(a)]
+        self.narrow(kept)
+        rank = {x.path: len(found[i]) for x, i in zip(self.layers, kept, strict=True)}
+        power = 0.5 if self.settings.rslora else 1.0
+        alpha = {path: scales[path] * r**power for path, r in rank.items()}
+        self.settings = replace(self.settings, rank_pattern=rank, alpha_pattern=alpha)
+        self.A = nn.ParameterList(nn.Parameter(found[i].clone()) for i in kept)
+        self.B = nn.ParameterList(
+            nn.Parameter(found[i].new_zeros(x.outputs, len(found[i])))
+            for x, i in zip(self.layers, kept, strict=True)
+        )
+
+    def narrow(self, kept: list[int]) -> None:
+        """Leave the layers of these numbers alone."""
+        self.layers = [self.layers[i] for i in kept]
 
     def rate_groups(self) -> list[tuple[list[nn.Parameter], float]]:
         first = list(self.A)
         rest = [p for p in self.parameters() if not any(p is a for a in first)]
         return [(first, 1.0), (rest, self.settings.rate_ratio)]
 
-    def changed_OI(self, layer: Linear, a: Tensor, b: Tensor) -> Tensor:
-        """W + γ B A in float32."""
-        return layer.weight_OI.float() + self.settings.scale_of(layer.path) * (b @ a)
-
     def merged_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        for layer, a, b in zip(self.layers, self.A, self.B, strict=True):
-            yield f"{layer.path}.weight", self.as_stored(layer, self.changed_OI(layer, a, b))
+        for layer, change in self.changes():
+            changed_OI = layer.weight_OI.float() + change.product_OI()
+            yield f"{layer.path}.weight", self.as_stored(layer, changed_OI)
 
     def as_stored(self, layer: Linear, weight_OI: Tensor) -> Tensor:
         stored = weight_OI.T if layer.transposed else weight_OI
@@ -160,10 +139,30 @@ class LoraAdapter(Adapter):
     def stored(self) -> dict[str, Tensor]:
         """The tensors by PEFT's names."""
         found: dict[str, Tensor] = {}
-        for layer, a, b in zip(self.layers, self.A, self.B, strict=True):
+        for i, (layer, a, b) in enumerate(zip(self.layers, self.A, self.B, strict=True)):
+            if origin := self.origin(i):
+                a, b = torch.cat([a, origin[0]]), torch.cat([b, -origin[1]], dim=1)
             found[f"{layer.path}.lora_A.weight"] = a
             found[f"{layer.path}.lora_B.weight"] = b
         return found
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor], folder: Path) -> None:
+        """Take over the tensors of a file.
+
+        Raises:
+            DataError: a tensor is missing, surplus or of another shape.
+        """
+        found = self.stored()
+        _peft_format.fill(found, tensors, folder)
+        for i, layer in enumerate(self.layers):
+            if origin := self.origin(i):
+                a, a0 = found[f"{layer.path}.lora_A.weight"].chunk(2)
+                b, b0 = found[f"{layer.path}.lora_B.weight"].chunk(2, dim=1)
+                for mine, value in zip(
+                    (self.A[i], self.B[i], *origin), (a, b, a0, -b0), strict=True
+                ):
+                    mine.copy_(value)
 
     def save(self, folder: Path) -> None:
         _peft_format.write(folder, self.peft_config(), self.stored(), self.notes())
@@ -171,18 +170,21 @@ class LoraAdapter(Adapter):
     def peft_config(self) -> dict[str, Any]:
         settings = self.settings
         paths = [x.path for x in self.layers]
+        # Of twice the rank where the origin is part of the file; γ stays the same.
+        times = 2 if self.counted else 1
+        factor = math.sqrt(times) if settings.rslora else times
         return {
             **_peft_format.common("LORA", self.base.source.name, paths),
-            "r": settings.rank,
-            "lora_alpha": settings.alpha,
+            "r": times * settings.rank,
+            "lora_alpha": factor * settings.alpha,
             "lora_dropout": settings.dropout,
             "bias": "none",
             "use_rslora": settings.rslora,
             "use_dora": False,
             "init_lora_weights": True,
             "fan_in_fan_out": any(x.transposed for x in self.layers),
-            "rank_pattern": settings.rank_pattern,
-            "alpha_pattern": settings.alpha_pattern,
+            "rank_pattern": {k: times * r for k, r in settings.rank_pattern.items()},
+            "alpha_pattern": {k: factor * a for k, a in settings.alpha_pattern.items()},
         }
 
 
@@ -228,6 +230,8 @@ def load(base: Base, folder: Path, settings_of: type[S], adapter_of: type[A]) ->
     """An adapter of the LoRA family; `adapter_of` says which."""
     config, tensors, noted = _peft_format.read(folder)
     _peft_format.check_base(noted, base.sha256, base.source.name, folder)
+    if noted:
+        _peft_format.check_method(noted, adapter_of.method, folder)
     _check_variant(config, adapter_of, folder)
     linears = base.hooks.linears
     paths = {name.rsplit(".lora_", 1)[0] for name in tensors}
@@ -237,20 +241,25 @@ def load(base: Base, folder: Path, settings_of: type[S], adapter_of: type[A]) ->
             f"{folder} adapts {min(strange)!r}, which the base does not have.",
             "load it on the base it was trained on.",
         )
-    settings = settings_of(
-        rank=int(config["r"]),
-        alpha=float(config["lora_alpha"]),
-        dropout=float(config.get("lora_dropout", 0.0)),
-        targets=tuple(sorted(paths)),
-        rank_pattern=dict(config.get("rank_pattern") or {}),
-        alpha_pattern=dict(config.get("alpha_pattern") or {}),
-        rslora=bool(config.get("use_rslora")),
-        rate_ratio=float(noted.get("settings", {}).get("rate_ratio", 1.0)),
-    )
+    own = noted.get("settings", {})
+    given = {f.name: own[f.name] for f in fields(settings_of) if f.name in own}
+    if given.get("start") not in _starts.COUNTED:  # else the file's rank is not the adapter's
+        given |= {
+            "rank": int(config["r"]),
+            "alpha": float(config["lora_alpha"]),
+            "rank_pattern": dict(config.get("rank_pattern") or {}),
+            "alpha_pattern": dict(config.get("alpha_pattern") or {}),
+        }
+    given |= {
+        "dropout": float(config.get("lora_dropout", 0.0)),
+        "rslora": bool(config.get("use_rslora")),
+        "targets": tuple(sorted(paths)),
+    }
+    settings = settings_of(**given)
     # What the config declares counts as well: PEFT leaves a layer without tensors bare.
     paths |= _peft_format.declared(config, {x.path: x.block for x in linears})
     adapter = adapter_of(base, settings, [x for x in linears if x.path in paths])
-    _peft_format.fill(adapter.stored(), tensors, folder)
+    adapter.restore(tensors, folder)
     return adapter
 
 

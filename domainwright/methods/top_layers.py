@@ -34,6 +34,7 @@ class TopLayersAdapter(WeightsAdapter):
 
 
 def _adapter(base: Base, settings: TopLayersSettings) -> TopLayersAdapter:
+    _weights.need_full_weights(base, "top_layers")
     blocks = base.hooks.at("block")
     count = max(1, len(blocks) // 4) if settings.blocks is None else settings.blocks
     if count > len(blocks):

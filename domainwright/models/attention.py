@@ -8,7 +8,6 @@ one by one: the work is the sum of squares of their lengths, not the square of t
 Dimension key: B batch, H heads, K key/value heads, T tokens, h head size.
 """
 
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -49,35 +48,68 @@ def attend(
         document_parents: the document that each one continues, as in `Flat`.
         without_rows: leave out the keys and values that adapters add.
 
+    Rows of adapters come from the module's `extra_rows`. A gate g on them multiplies λ, the share
+    of attention that they take from the text: (1 − g λ) A + g λ Ap. With A' = (1 − λ) A + λ Ap,
+    the attention that sees both, that is A + g (A' − A): only attention is asked for, and where
+    g is zero the result is A, bit for bit.
+
     Returns:
         (B, T, H, h) and None in the place of the weights, as transformers expects.
     """
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    documents = document_bounds or (), document_parents
+    rest = attention_mask, documents, (scale, sliding_window, softcap, dropout)
     rows_of = None if without_rows else getattr(module, "extra_rows", None)
-    extra = rows_of() if rows_of else []
-    if extra:
-        documents = document_bounds or (), document_parents
-        settings = scale, sliding_window, softcap, dropout
-        return prefixed(query, key, value, attention_mask, extra, documents, settings), None
-    if document_bounds is not None and softcap is None and not dropout:
+    extra = [(rows(), span) for rows, span in rows_of()] if rows_of else []
+    plain = [pair for pair in extra if len(pair[0]) == 2]
+    own = prefixed(query, key, value, plain, *rest) if plain else _bare(query, key, value, *rest)
+    out = own
+    for group in _gated(extra):
+        seen = [((rows[0], rows[1]), span) for rows, span in group]
+        both = prefixed(query, key, value, [*plain, *seen], *rest)
+        gate_TH = query.new_zeros(query.shape[2], query.shape[1], dtype=torch.float32)
+        for rows, span in group:
+            gate_TH[span or slice(None)] = rows[2]
+        out = out + (gate_TH[..., None] * (both - own)).to(out.dtype)
+    return out, None
+
+
+Settings = tuple[float, int | None, float | None, float]
+"""(scale, sliding window, soft cap, dropout)."""
+Documents = tuple[tuple[int, ...], tuple[int | None, ...]]
+"""(bounds or (), parents)."""
+
+
+def _bare(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    documents: Documents,
+    settings: Settings,
+) -> Tensor:
+    """Attention (B, T, H, h) without rows of adapters."""
+    (bounds, parents), (scale, window, softcap, dropout) = documents, settings
+    if bounds and softcap is None and not dropout:
         rows = [x[0].transpose(0, 1) for x in (query, key, value)]
         # A cache that already holds keys makes them longer than the batch.
-        if can_attend(*rows) and len(key[0, 0]) == document_bounds[-1]:
-            batch = segments_of(tuple(document_bounds), tuple(document_parents))
-            return Attention.apply(*rows, batch, scale, sliding_window)[None], None
-    if document_bounds is not None and len(document_bounds) > 2:
-        lengths = [b - a for a, b in pairwise(document_bounds)]
+        if can_attend(*rows) and len(key[0, 0]) == bounds[-1]:
+            batch = segments_of(tuple(bounds), tuple(parents))
+            native: Tensor = Attention.apply(*rows, batch, scale, window)
+            return native[None]
+    if len(bounds) > 2:
+        lengths = [b - a for a, b in pairwise(bounds)]
         # split, not slices: the gradient of a slice is a zero-filled tensor of the whole batch,
         # one per document; that of a split is one concatenation.
         queries, keys, values = (x.split(lengths, dim=2) for x in (query, key, value))
         parts = []
         for number, q in enumerate(queries):
-            seen = chain(document_parents, number)
+            seen = chain(parents, number)
             k, v = (_joined([x[i] for i in seen]) for x in (keys, values))
-            parts.append(_attend_one(q, k, v, None, scale, sliding_window, softcap, dropout))
-        return torch.cat(parts, dim=2).transpose(1, 2), None
-    out = _attend_one(query, key, value, attention_mask, scale, sliding_window, softcap, dropout)
-    return out.transpose(1, 2), None
+            parts.append(_attend_one(q, k, v, None, scale, window, softcap, dropout))
+        return torch.cat(parts, dim=2).transpose(1, 2)
+    out = _attend_one(query, key, value, mask, scale, window, softcap, dropout)
+    return out.transpose(1, 2)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
@@ -123,18 +155,27 @@ def _attend_one(
     )
 
 
-Extra = list[tuple[Callable[[], tuple[Tensor, Tensor]], slice | None]]
-"""(keys and values (K, P, h) to be seen first, the rows that see them or None for all)."""
+Extra = list[tuple[tuple[Tensor, ...], slice | None]]
+"""(keys and values (K, P, h) to be seen first, maybe with a gate (H); the rows that see them or
+None for all)."""
+
+
+def _gated(extra: Extra) -> list[Extra]:
+    """Those with a gate, in groups of which no two are seen by the same rows."""
+    gated: Extra = [(rows, span) for rows, span in extra if len(rows) == 3]
+    if any(span is None for _, span in gated):
+        return [[pair] for pair in gated]
+    return [gated] if gated else []
 
 
 def prefixed(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    mask: Tensor | None,
     extra: Extra,
-    documents: tuple[tuple[int, ...], tuple[int | None, ...]],
-    settings: tuple[float, int | None, float | None, float],
+    mask: Tensor | None,
+    documents: Documents,
+    settings: Settings,
 ) -> Tensor:
     """Attention (B, T, H, h) in which every query sees rows before its document's own."""
     bounds, parents = documents
@@ -144,15 +185,14 @@ def prefixed(
     else:
         lengths = [b - a for a, b in pairwise(bounds)]
         queries, keys, values = ([*x.split(lengths, dim=2)] for x in (query, key, value))
-    given = [(rows(), span) for rows, span in extra]
     parts = []
     for number, q in enumerate(queries):
         seen = chain(parents, number)
         k, v = (_joined([x[i] for i in seen]) for x in (keys, values))
         start, stop = bounds[number : number + 2]
         first = [
-            pair
-            for pair, span in given
+            rows
+            for rows, span in extra
             if span is None or (span.start <= start and stop <= span.stop)
         ]
         parts.append(_behind(q, k, v, mask, first, settings))
@@ -164,9 +204,10 @@ def _behind(
     key: Tensor,
     value: Tensor,
     mask: Tensor | None,
-    first: list[tuple[Tensor, Tensor]],
-    settings: tuple[float, int | None, float | None, float],
+    first: list[tuple[Tensor, ...]],
+    settings: Settings,
 ) -> Tensor:
+    """Attention (B, H, T, h) of one document behind keys and values of others."""
     scale, window, softcap, dropout = settings
     if not first:
         return _attend_one(query, key, value, mask, scale, window, softcap, dropout)

@@ -21,13 +21,17 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from domainwright.core.errors import CapabilityError, DataError
+from domainwright.core import machine
+from domainwright.core.errors import CapabilityError, ConfigError, DataError
 from domainwright.models import attention, decode
 from domainwright.models.embedded import quiet_transformers
 from domainwright.models.flat import Flat, chain, flatten, tile
+from domainwright.models.four_bit import KINDS
 from domainwright.models.fused import Trunk, recognise
 from domainwright.models.hooks import Hooks
+from domainwright.models.quantised import Quantised
 from domainwright.models.resolve import Source, check_safe, resolve, weights_hash
+from domainwright.models.stand_in import quantise_linears
 from domainwright.models.template import Template
 
 PROBE = (
@@ -80,7 +84,16 @@ class Base:
 
     @property
     def parameters(self) -> int:
-        return sum(p.numel() for p in self.model.parameters())
+        """Weights held as codes count as weights."""
+        held = [x for x in self.hooks.linears if isinstance(x.module, Quantised)]
+        plain = sum(p.numel() for p in self.model.parameters())
+        return int(plain + sum(x.inputs * x.outputs for x in held))
+
+    @property
+    def quantised(self) -> tuple[str, bool] | None:
+        """(kind, whether doubly) of the codes that the linear layers hold; None: full weights."""
+        module = next((x.module for x in self.hooks.linears), None)
+        return (module.kind, module.nested is not None) if isinstance(module, Quantised) else None
 
     @property
     def plain_head(self) -> bool:
@@ -227,16 +240,23 @@ def load_base(
     revision: str | None = None,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
+    quantise: str | None = None,
+    double_quantise: bool = True,
 ) -> Base:
     """Load the base called `name` (alias, hub id or local folder), frozen, ready for hooks.
 
     Args:
         dtype: "float32", "bfloat16", "float16", or "auto" for what this machine is fast at.
         device: "cpu", "cuda", "mps", or "auto".
+        quantise: "nf4" or "fp4": the linear layers of the blocks hold 4-bit codes alone, and
+            compute in `dtype`. They are made before the model goes to the device.
+        double_quantise: quantise the scales of the codes as well.
 
     Raises:
         ConfigError, CapabilityError, DataError: not found, out of reach, or not safe to load.
     """
+    if quantise not in (None, *KINDS):
+        raise ConfigError(f"quantise is {quantise!r}.", f"use one of: {', '.join(KINDS)}.")
     source = resolve(name, revision=revision)
     check_safe(source, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
     if device == "auto":
@@ -259,6 +279,9 @@ def load_base(
             f"missing or have another shape, {min(unread)!r} among them.",
             "download or save the model again.",
         )
+    if quantise is not None:
+        quantise_linears(model, quantise, double=double_quantise)
+        machine.give_back()
     model = model.to(device)
     return prepare(model, tokenizer, source, weights_hash(source.folder))
 

@@ -32,13 +32,13 @@ def read_one(
     """
     if not fast(cache[0][0], trunk.size) or trunk.size % 32:
         return None
-    factors = trunk.factors()
-    if factors is None:
+    now = trunk.present()
+    if now is None:
         return None
     cosine, sine = trunk.angles(positions_B)
     states = trunk.backbone.embed_tokens(ids_B)
     turned = trunk.heads + trunk.key_heads
-    for block, changes, (keys, values) in zip(trunk.blocks, factors, cache, strict=True):
+    for block, changes, (keys, values) in zip(now.blocks, now.changes, cache, strict=True):
         normal, _ = kernels.rms_norm(states, block.first_norm_D, trunk.eps)
         qkv, _ = block.attention.forward(changes[0], normal)
         kernels.rotate(qkv, turned, cosine, sine, 1.0)

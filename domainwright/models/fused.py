@@ -1,16 +1,18 @@
 """The whole trunk of a Llama-like model as one operation, with its gradient written out.
 
-A faster execution of one pattern: frozen linear layers with at most one `LowRank` on each.
-Queries, keys and values are one product, and so are gate and up; normalised states and the
-SwiGLU product are computed again in the backward pass instead of kept; no row after the
-last layer's attention is computed that nobody asked for; nothing is differentiated below
-the lowest adapter. Any other hook, architecture or cache takes transformers' own forward.
+A faster execution of one pattern: frozen linear layers, or 4-bit codes of them, with at most
+one `LowRank` on each. Queries, keys and values are one product, and so are gate and up;
+normalised states and the SwiGLU product are computed again in the backward pass instead of
+kept, and codes are unpacked again; no row after the last layer's attention is computed that
+nobody asked for; nothing is differentiated below the lowest adapter. Any other hook,
+architecture or cache takes transformers' own forward.
 
     kept per token and layer:  2D + Q + 2K + Q + 2F  numbers
 
 Dimension key: T tokens, N rows asked for, D hidden size, F feed-forward size, R rank.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,13 +21,13 @@ from torch import Tensor, nn
 
 from domainwright.models import kernels
 from domainwright.models.attended import Attended, Parts, attend_rows
+from domainwright.models.blocks import Block, Changes, Present, present
 from domainwright.models.flat import Flat, flatten, tile
 from domainwright.models.hooks import Hooks
-from domainwright.models.lowrank import Factors, LowRank, Stack, stacked
+from domainwright.models.lowrank import stacked
+from domainwright.models.quantised import Quantised
 from domainwright.models.segments import Segments
 
-Changes = list[list[Factors]]
-"""What hangs on the four stacks of a block: one entry for each owner of rows."""
 FAMILIES = {
     "LlamaModel": lambda attention: None,
     "MistralModel": lambda attention: attention.config.sliding_window,
@@ -33,22 +35,6 @@ FAMILIES = {
 }
 """Backbones of transformers whose block is: norm, attention, sum, norm, SwiGLU, sum; and where
 each keeps its window. The probe's documents are too short to notice a window."""
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    first_norm_D: Tensor
-    second_norm_D: Tensor
-    attention: Stack
-    """Queries, keys and values."""
-    output: Stack
-    gate_up: Stack
-    down: Stack
-    window: int | None
-
-    @property
-    def stacks(self) -> tuple[Stack, ...]:
-        return self.attention, self.output, self.gate_up, self.down
 
 
 @dataclass(slots=True)
@@ -75,6 +61,7 @@ class _Pass:
     sine_Th: Tensor
     rows_N: Tensor | None
     """Rows asked for; None: all."""
+    blocks: Sequence[Block]
     factors: list[Changes]
     kept: list["_Kept | Tensor"] = field(default_factory=list)
     lower: "_Pass | None" = None
@@ -112,30 +99,12 @@ class Trunk:
             )
             for i, layer in enumerate(backbone.layers)
         ]
-        self.size = self.blocks[0].output.weight_OI.shape[1] // self.heads
+        self.size = self.blocks[0].output.linears[0].inputs // self.heads
         self.scale = float(backbone.layers[0].self_attn.scaling)
 
-    def factors(self) -> list[Changes] | None:
-        """The low-rank changes on every stack; None: something hangs there that is no such."""
-        if self.hooks.beyond_linears:
-            return None
-        found: list[Changes] = []
-        for block in self.blocks:
-            changes: Changes = []
-            for stack in block.stacks:
-                owners: dict[tuple[int, int] | None, list[LowRank | None]] = {}
-                for place, linear in enumerate(stack.linears):
-                    for hook, rows in self.hooks.on(linear.path):
-                        span = None if rows is None else (rows.start, rows.stop)
-                        members = owners.setdefault(span, [None] * len(stack.linears))
-                        if not isinstance(hook, LowRank) or hook.dropping or members[place]:
-                            return None
-                        members[place] = hook
-                changes.append(
-                    [Factors(stack, who, span and slice(*span)) for span, who in owners.items()]
-                )
-            found.append(changes)
-        return found
+    def present(self) -> Present | None:
+        """What a reading computes with now; None: this execution does not know all of it."""
+        return present(self.blocks, self.hooks)
 
     def hidden(self, flat: Flat, rows_N: Tensor | None, copies: int = 1) -> Tensor | None:
         """Final hidden states (T or N, D); None where this execution does not apply.
@@ -144,32 +113,30 @@ class Trunk:
             copies: read the batch so many times over, copy after copy, and one time only below
                 the lowest adapter.
         """
-        factors = self.factors()
-        if factors is None or any(p.requires_grad for p in self.backbone.parameters()):
+        now = self.present()
+        if now is None or any(p.requires_grad for p in self.backbone.parameters()):
             return None
         entered = self.backbone.embed_tokens(flat.ids_T)
-        run = self.begin(flat, rows_N, factors, copies)
-        trained = [p for changes in factors for on in changes for f in on for p in f.parameters]
+        run = self.begin(flat, rows_N, now, copies)
+        trained = [p for changes in now.changes for on in changes for f in on for p in f.parameters]
         if torch.is_grad_enabled() and any(p.requires_grad for p in trained):
             out: Tensor = _Read.apply(self, run, entered, *trained)
             return out
         return self._forward(run, entered, keep=False)
 
-    def begin(
-        self, flat: Flat, rows_N: Tensor | None, factors: list[Changes], copies: int = 1
-    ) -> _Pass:
+    def begin(self, flat: Flat, rows_N: Tensor | None, now: Present, copies: int = 1) -> _Pass:
         """What all blocks of one reading share."""
         if copies > 1:
-            lower = self.begin(flat, None, factors)
+            lower = self.begin(flat, None, now)
             if rows_N is not None:
                 steps = flat.tokens * torch.arange(copies, device=rows_N.device)
                 rows_N = (rows_N[None] + steps[:, None]).flatten()
-            run = self.begin(tile(flat, copies), rows_N, factors)
+            run = self.begin(tile(flat, copies), rows_N, now)
             run.lower, run.copies = lower, copies
             return run
         cosine, sine = self.angles(flat.positions_T)
         seen = Segments(flat.bounds, flat.parents)
-        return _Pass(seen, flat, cosine, sine, rows_N, factors)
+        return _Pass(seen, flat, cosine, sine, rows_N, now.blocks, now.changes)
 
     def angles(self, positions_T: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine (T, h) of the rotary angles, float32."""
@@ -180,8 +147,8 @@ class Trunk:
 
     def _forward(self, run: _Pass, entered: Tensor, *, keep: bool) -> Tensor:
         lowest = self.lowest(run)
-        for number, block in enumerate(self.blocks):
-            last = number == len(self.blocks) - 1
+        for number, block in enumerate(run.blocks):
+            last = number == len(run.blocks) - 1
             needed = keep and number >= lowest
             if run.copies > 1 and (number == lowest or last):
                 entered = entered.repeat(run.copies if len(entered) < run.flat.tokens else 1, 1)
@@ -256,7 +223,7 @@ class Trunk:
             kept = run.kept.pop()
             if isinstance(kept, Tensor):
                 _, kept = self.block(
-                    run, self.blocks[number], run.factors[number], kept, rows_N, keep=True
+                    run, run.blocks[number], run.factors[number], kept, rows_N, keep=True
                 )
             grad = self._block_backward(run, number, kept, grad, rows_N, found, number == lowest)
         return found
@@ -271,7 +238,7 @@ class Trunk:
         found: dict[nn.Parameter, Tensor],
         last: bool,
     ) -> Tensor:
-        block, factors = self.blocks[number], run.factors[number]
+        block, factors = run.blocks[number], run.factors[number]
         above = _among(factors, rows_N)
         pull, low = block.down.backward_input(above[3], grad_ND)
         gate_up = kept.gate_up_NG
@@ -348,7 +315,8 @@ def recognise(model: Any, hooks: Hooks) -> Trunk | None:
     backbone = model.base_model
     if type(backbone).__name__ not in FAMILIES or backbone.config.hidden_act not in SILU:
         return None
-    if any(type(x.module) is not nn.Linear for x in hooks.linears):
+    kinds = {type(x.module) for x in hooks.linears}
+    if kinds not in ({nn.Linear}, {Quantised}):
         return None
     trunk = Trunk(backbone, hooks)
     return trunk if _proven(trunk) else None
@@ -368,7 +336,8 @@ def _proven(trunk: Trunk) -> bool:
     flat = flatten([list(range(9)), list(range(5))], weight.device)
     source = torch.Generator().manual_seed(0)
     rows = torch.randn(flat.tokens, len(weight), generator=source).to(weight)
-    run = trunk.begin(flat, None, [[[], [], [], []] for _ in trunk.blocks])
+    nothing: list[Changes] = [[[], [], [], []] for _ in trunk.blocks]
+    run = trunk.begin(flat, None, Present(trunk.blocks, nothing))
     angles = trunk.backbone.rotary_emb(rows[None], flat.positions_T[None])
     for layer, block in zip(trunk.backbone.layers, trunk.blocks, strict=True):
         want = layer(rows[None], position_embeddings=angles, document_bounds=flat.bounds)

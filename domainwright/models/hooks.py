@@ -1,9 +1,9 @@
 """Hook points: the places in a block where a method may act, on every architecture.
 
 A method asks for the linear layers by hook point ("q", "k", "v", "o", "gate", "up",
-"down", or the fused "qkv", "gate_up") and hangs a `LowRank` or any function on them; other
-places (`points.py`) take functions alike. It never touches the base. Without a hook the
-module's own forward runs: the untouched base is bit for bit itself.
+"down", or the fused "qkv", "gate_up") and hangs a `LowRank`, a `StandIn` for the weight or any
+function on them; other places (`points.py`) take functions alike. It never touches the base.
+Without a hook the module's own forward runs: the untouched base is bit for bit itself.
 
     out = W x + b  →  hook(x, out)
 
@@ -20,12 +20,15 @@ from torch import Tensor, nn
 from domainwright.core.errors import CapabilityError
 from domainwright.models.lowrank import LowRank, adapted, frozen
 from domainwright.models.points import Linear, Site, find_linears, find_sites
+from domainwright.models.quantised import product
 from domainwright.models.replaced import Replaced
+from domainwright.models.stand_in import StandIn, agreed
 
 Hook = Callable[..., Any]
 """(input (…, I), output (…, O)) -> new output (…, O).
 
-A hook with a method `before(x)` changes what a linear layer reads instead. At an attention
+A hook with a method `before(x)` changes what a linear layer reads instead, and one with a method
+`instead(x)` gives its whole output where it is the first one there. At an attention
 module it is called without arguments and gives more keys and values (K, P, h) each; at a
 position module it carries the number `shift` that is added to every position, and `begin` is
 called there before the base reads a batch. While `resting`, a hook is passed over."""
@@ -175,12 +178,19 @@ class Hooks:
             return plain(linear.module, x)
         if on[0][1] is not None:
             return _by_rows(plain(linear.module, x), x, on)
-        first = on[0][0]
+        stand_ins = [hook for hook, _ in on if isinstance(hook, StandIn)]
+        hooks = [hook for hook, _ in on if not isinstance(hook, StandIn)]
+        first = hooks[0] if hooks else None
         if isinstance(first, LowRank) and not first.dropping and frozen(linear):
-            out, on = adapted(linear, first, x), on[1:]
+            codes = agreed(stand_ins) if stand_ins else None
+            out, hooks = adapted(linear, first, x, codes), hooks[1:]
+        elif hasattr(first, "instead") and not stand_ins:
+            out, hooks = first.instead(x), hooks[1:]  # type: ignore[union-attr]
+        elif stand_ins:
+            out = product(x, agreed(stand_ins), linear.module.bias)  # type: ignore[arg-type]
         else:
             out = plain(linear.module, x)
-        for hook, _ in on:
+        for hook in hooks:
             out = hook(x, out)
         return out
 

@@ -3,7 +3,11 @@
     out = x Wᵀ + b (+ residual),   columns of member m: += scale_m · (x A_mᵀ) B_mᵀ
 
 The factors' masters are float32; for the products they are cast to the base's dtype, and
-the scale goes into B. Gradients of A and B are float32.
+the scale goes into B. Gradients of A and B are float32. A change may be counted from where
+its factors began, A₀ and B₀; written as the sum of two small products it is exactly zero
+there, and the cast to bfloat16 keeps 8 bits of what was learnt, not of where it began:
+
+    B A - B₀ A₀ = (B - B₀) A + B₀ (A - A₀)
 
 Dimension key: T tokens, I inputs, O outputs of all members, R ranks of all members.
 """
@@ -18,7 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from domainwright.models.four_bit import Codes
 from domainwright.models.points import Linear
+from domainwright.models.quantised import Quantised, unpacked
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,6 +35,27 @@ class LowRank:
     B_OR: nn.Parameter
     scale: float
     dropout: float = 0.0
+    origin: tuple[Tensor, Tensor] | None = None
+    """(A₀, B₀), where the change is counted from them."""
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """(A, B) whose product is the change over scale; of twice the rank with an origin."""
+        if self.origin is None:
+            return self.A_RI, self.B_OR
+        A0, B0 = self.origin
+        return torch.cat([self.A_RI, self.A_RI - A0]), torch.cat([self.B_OR - B0, B0], dim=1)
+
+    def product_OI(self) -> Tensor:
+        """The change of the weight, float32."""
+        A, B = self.factors()
+        return self.scale * (B @ A)
+
+    def gradients(self, grad_A: Tensor, grad_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of A and B from those of `factors`."""
+        if self.origin is None:
+            return grad_A, grad_B
+        first, second = grad_A.chunk(2)
+        return first + second, grad_B.chunk(2, dim=1)[0]
 
     @property
     def dropping(self) -> bool:
@@ -39,7 +66,8 @@ class LowRank:
         """The plain execution; the oracle of the fused one."""
         if self.dropping:
             x = nn.functional.dropout(x, self.dropout)
-        change = x.to(self.A_RI.dtype) @ self.A_RI.T @ self.B_OR.T
+        A, B = self.factors()
+        change = x.to(A.dtype) @ A.T @ B.T
         return out + (self.scale * change).to(out.dtype)
 
 
@@ -55,11 +83,14 @@ class Factors:
             for columns, change in zip(stack.columns, members, strict=True)
             if change
         ]
-        dtype = stack.weight_OI.dtype
         with torch.no_grad():
-            self.A_RI = torch.cat([change.A_RI for _, change in self.on]).to(dtype)
-            self.B_OR = [(change.B_OR * change.scale).to(dtype) for _, change in self.on]
-        ranks = [len(change.A_RI) for _, change in self.on]
+            pairs = [change.factors() for _, change in self.on]
+            self.A_RI = torch.cat([A for A, _ in pairs]).to(stack.dtype)
+            scales = [change.scale for _, change in self.on]
+            self.B_OR = [
+                (B * scale).to(stack.dtype) for (_, B), scale in zip(pairs, scales, strict=True)
+            ]
+        ranks = [len(A) for A, _ in pairs]
         self.ranks = [slice(sum(ranks[:i]), sum(ranks[: i + 1])) for i in range(len(ranks))]
 
     @property
@@ -76,10 +107,19 @@ class Factors:
 @dataclass(frozen=True, slots=True)
 class Stack:
     linears: tuple[Linear, ...]
-    weight_OI: Tensor
+    held: Tensor | tuple[Codes, ...]
+    """The weight (O, I), or the codes of each member."""
     bias_O: Tensor | None
     columns: tuple[slice, ...]
     """Outputs of each member."""
+    dtype: torch.dtype
+
+    @property
+    def weight_OI(self) -> Tensor:
+        """From codes it is unpacked anew, and stands until the next weight is."""
+        if isinstance(self.held, Tensor):
+            return self.held
+        return unpacked(self.held, self.dtype)
 
     def forward(
         self, factors: Sequence[Factors], x_TI: Tensor, residual_TO: Tensor | None = None
@@ -129,42 +169,64 @@ class Stack:
         for own, low_TR, pull_low_TR in zip(factors, lows, pull_lows, strict=True):
             grad_A = (pull_low_TR.T @ x_TI[own.rows]).float()
             for (columns, change), ranks in zip(own.on, own.ranks, strict=True):
-                found[change.A_RI] = grad_A[ranks]
                 grad_B = (pull_TO[own.rows, columns].T @ low_TR[:, ranks]).float()
-                found[change.B_OR] = grad_B.mul_(change.scale)
+                found[change.A_RI], found[change.B_OR] = change.gradients(
+                    grad_A[ranks], grad_B.mul_(change.scale)
+                )
 
 
 def stacked(linears: Sequence[Linear]) -> Stack:
-    """One weight for several layers; their own become views of it, bit for bit; biases too."""
-    weights: list[Tensor] = [x.module.weight.detach() for x in linears]  # type: ignore[operator]
-    biases: list[Tensor | None] = [x.module.bias for x in linears]  # type: ignore[misc]
+    """One weight for several layers; their own become views of it, bit for bit; biases too.
+
+    Codes stay where they are: each layer's are unpacked into its part of the weight.
+    """
+    modules: list[Any] = [x.module for x in linears]
     ends = [0, *accumulate(x.outputs for x in linears)]
     columns = tuple(slice(a, b) for a, b in pairwise(ends))
-    if len(linears) == 1:
-        return Stack(tuple(linears), weights[0], biases[0], columns)
-    weight = torch.cat(weights)
-    for linear, part in zip(linears, columns, strict=True):
-        linear.module.weight.data = weight[part]
-    bias = None
-    if any(b is not None for b in biases):
-        made = zip(linears, biases, strict=True)
-        bias = torch.cat([weight.new_zeros(x.outputs) if b is None else b for x, b in made])
-        for b, part in zip(biases, columns, strict=True):
-            if b is not None:
-                b.data = bias[part]
-    return Stack(tuple(linears), weight, bias, columns)
+    codes = tuple(m.codes for m in modules if isinstance(m, Quantised))
+    biases: list[Tensor | None] = [m.bias for m in modules]
+    bias = biases[0] if len(modules) == 1 else _one_bias(biases, columns)
+    if codes:
+        return Stack(tuple(linears), codes, bias, columns, modules[0].dtype)
+    weight: Tensor = modules[0].weight.detach()
+    if len(modules) > 1:
+        weight = torch.cat([m.weight.detach() for m in modules])
+        for module, part in zip(modules, columns, strict=True):
+            module.weight.data = weight[part]
+    return Stack(tuple(linears), weight, bias, columns, weight.dtype)
+
+
+def _one_bias(biases: Sequence[Tensor | None], columns: Sequence[slice]) -> Tensor | None:
+    """All biases in one, zeros for layers without; None where no layer has any."""
+    like = next((b for b in biases if b is not None), None)
+    if like is None:
+        return None
+    bias = like.new_zeros(columns[-1].stop)
+    for own, part in zip(biases, columns, strict=True):
+        if own is not None:
+            bias[part] = own.detach()
+            own.data = bias[part]
+    return bias
 
 
 def frozen(linear: Linear) -> bool:
     """Whether no adapter trains the layer's own weights now: the fused node gives them nothing."""
-    own = (linear.module.weight, linear.module.bias)
+    module: Any = linear.module
+    own = (None if isinstance(module, Quantised) else module.weight, module.bias)
     return not any(isinstance(p, Tensor) and p.requires_grad for p in own)
 
 
-def adapted(linear: Linear, change: LowRank, x: Tensor) -> Tensor:
-    """W x + b + scale · B A x of one layer as one node of the graph. x: (…, I)."""
-    bias: Tensor | None = linear.module.bias  # type: ignore[assignment]
-    stack = Stack((linear,), linear.weight_OI, bias, (slice(0, linear.outputs),))
+def adapted(linear: Linear, change: LowRank, x: Tensor, codes: Codes | None = None) -> Tensor:
+    """W x + b + scale · B A x of one layer as one node of the graph. x: (…, I).
+
+    Args:
+        codes: what stands in for the layer's own weight now.
+    """
+    module: Any = linear.module
+    if codes is None and isinstance(module, Quantised):
+        codes = module.codes
+    held = linear.weight_OI if codes is None else (codes,)
+    stack = Stack((linear,), held, module.bias, (slice(0, linear.outputs),), x.dtype)
     out: Tensor = _Adapted.apply(x, stack, change, change.A_RI, change.B_OR)
     return out
 

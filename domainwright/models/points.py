@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from domainwright.core.errors import CapabilityError
+from domainwright.models.quantised import Quantised
 
 POINTS = {
     "q_proj": "q",
@@ -62,6 +63,7 @@ class Linear:
 
     @property
     def weight_OI(self) -> Tensor:
+        """Of a quantised layer: what it computes with, made anew at every reading."""
         weight: Tensor = self.module.weight  # type: ignore[assignment]
         return weight.T if self.transposed else weight
 
@@ -77,11 +79,13 @@ def find_linears(model: nn.Module) -> list[Linear]:
     for index, block in enumerate(blocks):
         for name, module in block.named_modules():
             tail = name.rsplit(".", 1)[-1]
-            if not isinstance(module, (nn.Linear, Conv1D)) or tail in BYPASSED:
+            if not isinstance(module, (nn.Linear, Conv1D, Quantised)) or tail in BYPASSED:
                 continue
-            weight = module.weight
-            transposed = isinstance(module, Conv1D)
-            inputs, outputs = weight.shape if transposed else reversed(weight.shape)
+            if isinstance(module, Quantised):
+                transposed, (outputs, inputs) = module.transposed, module.shape
+            else:
+                weight, transposed = module.weight, isinstance(module, Conv1D)
+                inputs, outputs = weight.shape if transposed else reversed(weight.shape)
             point = POINTS.get(".".join(name.split(".")[-2:])) or POINTS.get(tail) or tail
             found.append(
                 Linear(

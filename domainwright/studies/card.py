@@ -14,8 +14,11 @@ from domainwright.studies import _facts
 from domainwright.studies import _format as f
 from domainwright.studies.records import StrategyResult, Verdict
 
-PEFT = ("lora", "dora", "qlora", "prefix", "prompt", "ptuning", "ptuning_v2", "ia3", "layernorm")
-"""Methods that PEFT can load. Listed here because asking a method would import torch."""
+PEFT = tuple(
+    "lora dora qlora prefix prompt ptuning ptuning_v2 multitask_prompt ia3 layernorm".split()
+)
+"""Methods that PEFT can load, and so are all its other types, called "peft:…". Listed here because
+asking a method would import torch."""
 
 
 def model_card(verdict: Verdict, strategy: str) -> str:
@@ -54,7 +57,9 @@ def _method(result: StrategyResult) -> str:
 
 def _library(result: StrategyResult) -> str:
     method = _method(result)
-    return "peft" if method in PEFT else "domainwright"
+    gated = result.training is not None and result.training.settings.get("gate")
+    known = method in PEFT or method.startswith("peft:")
+    return "peft" if known and not gated else "domainwright"
 
 
 def _base_id(verdict: Verdict) -> str:
@@ -128,7 +133,7 @@ def _load(verdict: Verdict, result: StrategyResult) -> str:
     chat = f"With Domainwright:\n\n```sh\ndw chat {_shell(str(run))}\n```"
     folder = result.adapter or "adapter"
     if _library(result) == "domainwright":
-        return f"{chat}\n\nPEFT has no such method, so only Domainwright loads this adapter."
+        return f"{chat}\n\nPEFT has no such method, so it cannot load this adapter."
     # repr: a name with a quote in it must not become code.
     lines = [
         "from peft import PeftModel",

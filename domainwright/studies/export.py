@@ -1,23 +1,34 @@
 """A tuned model for others to load: merged into its base, or as a PEFT adapter."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from domainwright.core.errors import ConfigError, DataError
 from domainwright.methods import METHODS
 from domainwright.methods._peft_format import OWN
+from domainwright.methods.qlora import MERGES, QloraAdapter
 from domainwright.models.embedded import quiet_transformers
+from domainwright.models.stand_in import dequantised_parameters
+from domainwright.studies._base import base_of
 from domainwright.studies._facts import measured
-from domainwright.studies.api import load_run
+from domainwright.studies._folder import STUDY_FILE
+from domainwright.studies.api import Run, load_run
 from domainwright.studies.records import read_verdict
+from domainwright.studies.study import read_study
 
 FORMS = ("merged", "peft")
 
 
-def export(run: Path, output: Path, to: str) -> Path:
+def export(run: Path, output: Path, to: str, merge: str | None = None) -> Path:
     """Write the run's model to `output` and return it.
+
+    Args:
+        merge: of a qlora run, what its change is added to; one of `qlora.MERGES`. All are
+            written in full precision. None: dequant16, the model that was measured.
 
     Raises:
         ConfigError: an unknown form, or the folder is not empty.
@@ -25,6 +36,11 @@ def export(run: Path, output: Path, to: str) -> Path:
     """
     if to not in FORMS:
         raise ConfigError(f"There is no export form {to!r}.", f"use one of: {', '.join(FORMS)}.")
+    if merge is not None and (to != "merged" or merge not in MERGES):
+        raise ConfigError(
+            f"There is no merge {merge!r} for the form {to!r}.",
+            f"use --to merged with one of: {', '.join(MERGES)}.",
+        )
     if output.exists() and not output.is_dir():
         raise ConfigError(f"{output} is a file, not a folder.", "give a new folder with -o.")
     if output.exists() and any(output.iterdir()):
@@ -36,7 +52,7 @@ def export(run: Path, output: Path, to: str) -> Path:
             "run a study with a method such as lora.",
         )
     if to == "peft":
-        if METHODS.get(loaded.adapter.method).peft_type is None:
+        if loaded.adapter.peft_type is None:
             raise ConfigError(
                 f"PEFT has no type for the method {loaded.adapter.method!r}.",
                 "use --to merged where the method merges (`dw methods` says), or serve the run.",
@@ -45,10 +61,7 @@ def export(run: Path, output: Path, to: str) -> Path:
         (output / OWN).unlink()  # for readers that know PEFT alone
         loaded.base.tokenizer.save_pretrained(output)
         return output
-    model = loaded.base.model
-    with torch.no_grad():
-        for name, weight in loaded.adapter.merged_parameters():
-            model.get_parameter(name).copy_(weight)
+    model = _merged(run, loaded, merge)
     # Our attention plug-in is no name that other programs know.
     model.set_attn_implementation("sdpa")
     with quiet_transformers():
@@ -58,6 +71,34 @@ def export(run: Path, output: Path, to: str) -> Path:
         file.chmod(0o644)
     shutil.copyfile(run / "study.yaml", output / "study.yaml")
     return output
+
+
+@torch.no_grad()
+def _merged(run: Path, loaded: Run, merge: str | None) -> Any:
+    """The run's base in full precision, with the adapter in its weights."""
+    base, adapter = loaded.base, loaded.adapter
+    assert adapter is not None
+    if merge is not None and not isinstance(adapter, QloraAdapter):
+        raise ConfigError(
+            f"The merge {merge!r} is one of qlora's, and the run holds {adapter.method!r}.",
+            "leave --merge out.",
+        )
+    if base.quantised:
+        # Codes take no weights: the source is read once more for what is to be written.
+        base = base_of(replace(read_study(run / STUDY_FILE), quantise=None))
+        if not isinstance(adapter, QloraAdapter):
+            for name, weight in dequantised_parameters(loaded.base.hooks.linears):
+                base.model.get_parameter(name).copy_(weight)
+        method = _method(run)
+        folder = run / "trials" / method / "adapter" if method else run / "adapter"
+        adapter = METHODS.get(adapter.method).load(base, folder)
+    if isinstance(adapter, QloraAdapter):
+        merged = adapter.merged_parameters(merge or MERGES[0])
+    else:
+        merged = adapter.merged_parameters()
+    for name, weight in merged:
+        base.model.get_parameter(name).copy_(weight)
+    return base.model
 
 
 def _method(run: Path) -> str | None:

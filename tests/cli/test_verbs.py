@@ -297,6 +297,8 @@ def test_export_refuses(dw, run, tmp_path):
     (tmp_path / "file").write_text("")
     said = dw("export", run, "-o", tmp_path / "x", "--to", "gguff")
     assert said.code == 2 and "use one of: merged, peft" in said.err
+    said = dw("export", run, "-o", tmp_path / "x", "--merge", "original16")
+    assert said.code == 2 and "one of qlora's" in said.err
     assert "is not empty" in dw("export", run, "-o", tmp_path).err
     assert "is a file" in dw("export", run, "-o", tmp_path / "file").err
     (tmp_path / "empty").mkdir()

@@ -53,6 +53,17 @@ def test_an_unknown_name_says_what_is_near(zoo):
         zoo.get("_helper")
 
 
+def test_a_family_knows_names_that_are_no_files(zoo, tmp_path):
+    helper = tmp_path / "zoo_of_tests" / "_helper.py"
+    helper.write_text("def member(name):\n    return 'a ' + name\n")
+    family = Folder("zoo_of_tests", "animal", {"cat": "_helper"})
+    assert family.get("cat:tiger") == "a tiger" and family.names() == ["broken", "lion"]
+    assert "cat:tiger" in family and "lion" in family
+    assert "dog:wolf" not in family and "tiger" not in family and "cat:tiger" not in zoo
+    with pytest.raises(errors.UnknownName, match="'dog:wolf'"):
+        family.get("dog:wolf")
+
+
 def test_a_file_that_does_not_import_says_so_itself(zoo):
     with pytest.raises(ModuleNotFoundError, match="there_is_no_such_module"):
         zoo.get("broken")

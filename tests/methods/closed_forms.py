@@ -53,6 +53,10 @@ def lora(s, rank=16):
     return s.L * rank * sum(i + o for i, o in linears(s))
 
 
+def qlora(s, rank=16):
+    return lora(s, rank)
+
+
 def dora(s, rank=16):
     return lora(s, rank) + s.L * sum(o for _, o in linears(s))
 
@@ -95,6 +99,25 @@ def prefix(s, rows=20):
 
 def prompt(s, rows=20):
     return rows * s.D
+
+
+def ptuning(s, rows=20):
+    """The rows that are fed in, and three square layers with their offsets."""
+    return rows * s.D + 3 * s.D * s.D + 3 * s.D
+
+
+def multitask_prompt(s, rows=20, ranks=1):
+    return rows * s.D + ranks * (rows + s.D)
+
+
+def compacter(s, products=4, layers=2):
+    """One shared rule; D and M for a matrix, and the offsets."""
+    width = max(1, s.D // 32 // products) * products
+    return s.L * layers * (3 * s.D + 3 * width) + products**3
+
+
+def mix_and_match(s):
+    return prefix(s, rows=30) + bottleneck(s, reduction=2)
 
 
 def counted(name, base):

@@ -21,7 +21,7 @@ import torch
 
 from domainwright.models.embedded import cache_folder
 
-SOURCES = ("attention.cpp", "rows.cpp")
+SOURCES = ("attention.cpp", "rows.cpp", "four_bit.cpp")
 FLAGS = (
     "-O3 -std=c++17 -fPIC -fopenmp -mfma -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16"
 ).split()
