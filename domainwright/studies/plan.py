@@ -18,18 +18,17 @@ import torch
 from domainwright.core.errors import CapabilityError
 from domainwright.core.records import Chat, Choice, Row, Text
 from domainwright.infer.generate import answer
-from domainwright.methods._adapter import Adapter
 from domainwright.models.base import Base
 from domainwright.models.flat import flatten
 from domainwright.models.forms import encode_rows
 from domainwright.studies._choice import parts, prompted
+from domainwright.studies._probes import Probed, probe_methods, race_of, searches, step_seconds
 from domainwright.studies.data import StudyData
 from domainwright.studies.records import Candidate
-from domainwright.studies.search import ALLOWANCE, FACTORS, FAMILIES, candidates, size_of_race
+from domainwright.studies.search import ALLOWANCE
 from domainwright.studies.study import StudySettings
-from domainwright.studies.tune import build, full_steps, limit, preflight, wish_of
-from domainwright.train.fit import Fit, Wish, decide, measure, per_step
-from domainwright.train.probe import Costs
+from domainwright.studies.tune import full_steps, limit
+from domainwright.train.fit import Fit, decide
 
 ENCODER_FACTOR = 6
 """Tokens the sentence encoder reads while the base reads one; it has 21M parameters."""
@@ -37,8 +36,6 @@ RETENTION_TOKENS = 19_000
 """Tokens of the shipped retention suite, every choice with its question."""
 MOST_ITEMS, FEWEST_ITEMS = 200, 20
 FEWEST_STEPS = 10
-BUILD_SECONDS = 0.5
-"""Making an adapter and tokenising the rows once more."""
 SHORT = ("zero_shot", "instructed")
 """Prompting strategies that put next to nothing in front of a question."""
 ANSWER_TOKENS = 128
@@ -118,7 +115,7 @@ def make_plan(
     train = data.split.train
     methods = list(dict.fromkeys(m for s in strategies if (m := parts(s)[0])))
     # First: the probes of memory must not begin where those of writing left it.
-    probed = _probed(study, base, data, methods, general) if methods else {}
+    probed = probe_methods(study, base, data, methods, general) if methods else {}
     encoded = [
         r for r in encode_rows(base.template, train[:400], limit(base, study.train)) if not r.cut
     ]
@@ -129,17 +126,9 @@ def make_plan(
     )
     read, write = _rates(base, [r.ids for r in encoded[:24]], answers)
     retention = RETENTION_TOKENS / read
-    searching = 0.0
-    if any("rag" in s for s in strategies):
-        # About four characters a token; exact counts would cost more than they are worth here.
-        searching = sum(len(d.text) for d in data.documents) / 4 / (ENCODER_FACTOR * read)
-    fixed = (
-        retention
-        + searching
-        + sum(
-            retention + decide(base, *probed[m][:2], 1, probed[m][2]).check_seconds for m in methods
-        )
-    )
+    searching = _searching_seconds(strategies, data, read)
+    looks = sum(decide(base, *probed[m][:2], 1, probed[m][2]).check_seconds for m in methods)
+    fixed = searching + (1 + len(methods)) * retention + looks
     budget = study.budget.minutes * 60
     left = max(0.5 * budget, budget - fixed)
     per_item = {
@@ -150,25 +139,10 @@ def make_plan(
     steps, more = _steps(study, base, len(train), left, probed)
     field: tuple[Candidate, ...] = ()
     if searches(study) and methods:
-        step_seconds = _step_seconds(study, base, probed)
-        visit = _visit_seconds(probed) / step_seconds
-        affordable = TRAIN_SHARE * left / step_seconds
-        full = full_steps(len(train), study.train)
-        count, steps = size_of_race(affordable, full, study.train.steps, visit)
-        if count > 1:
-            found, out = _entered(study, base, data, general, probed, count)
-            probed = found
-            field = candidates(base, list(probed), count, steps)
-            untried = [m for m in FAMILIES if m not in probed and not any(m in x for x in out)]
-            time = f" No time to try: {', '.join(untried)}." if untried else ""
-            more = [
-                f"The search races {len(field)} candidates for {steps} of the "
-                f"{full_steps(len(train), study.train)} steps of {study.train.epochs:g} "
-                f"epochs, so that the study fits into {study.budget.minutes:g} minutes.{time}",
-                *out,
-            ]
-        else:
-            more = [*more, "No search: the budget has time for one training run, of lora."]
+        race = race_of(study, base, data, general, probed, TRAIN_SHARE * left)
+        more = [*more, "No search: the budget has time for one training run, of lora."]
+        if race:
+            field, steps, probed, more = race.field, race.steps, race.probed, list(race.notes)
     runs = {
         m: decide(base, wish, costs, steps, twice) for m, (wish, costs, twice) in probed.items()
     }
@@ -195,26 +169,12 @@ def make_plan(
     )
 
 
-def _probed(
-    study: StudySettings,
-    base: Base,
-    data: StudyData,
-    methods: Sequence[str],
-    general: Sequence[Text],
-) -> dict[str, tuple[Wish, Costs, bool]]:
-    """Method -> (its run, what it costs, whether with gradient checkpointing)."""
-    kept, _ = preflight(base, data.split.train, study.train)
-    memory = study.budget.memory_gb
-    wish = wish_of(base, kept, data.split.dev, general, study.train, study.seed, memory)
-    found = {}
-    for method in methods:
-        settings = study.methods.get(method, {})
-
-        def begin(method: str = method, settings: dict = settings) -> Adapter:
-            return build(base, method, settings, study.seed)
-
-        found[method] = (wish, *measure(base, begin, wish))
-    return found
+def _searching_seconds(strategies: Sequence[str], data: StudyData, read: float) -> float:
+    """Making the vectors of the documents, where a strategy looks through them."""
+    if not any("rag" in s for s in strategies):
+        return 0.0
+    # About four characters a token; exact counts would cost more than they are worth here.
+    return sum(len(d.text) for d in data.documents) / 4 / (ENCODER_FACTOR * read)
 
 
 def _item_seconds(
@@ -249,13 +209,13 @@ def _steps(
     base: Base,
     rows: int,
     seconds: float,
-    probed: dict[str, tuple[Wish, Costs, bool]],
+    probed: Probed,
 ) -> tuple[int, list[str]]:
     """(optimiser steps of every trained strategy, what was shortened)."""
     full = study.train.steps or full_steps(rows, study.train)
     if not probed or study.train.steps is not None:
         return full, []
-    each = _step_seconds(study, base, probed)
+    each = step_seconds(study, base, probed)
     steps = min(full, max(FEWEST_STEPS, int(TRAIN_SHARE * seconds / each)))
     if steps == full:
         return full, []
@@ -263,55 +223,6 @@ def _steps(
         f"Training takes {steps} of the {full} steps of {study.train.epochs:g} "
         f"epochs, so that the study fits into {study.budget.minutes:g} minutes."
     ]
-
-
-def _step_seconds(
-    study: StudySettings, base: Base, probed: dict[str, tuple[Wish, Costs, bool]]
-) -> float:
-    """One optimiser step of every method, with its share of the checkpoints."""
-    each = sum(
-        per_step(base, wish, costs)[0] + costs.checkpoint_seconds / study.train.checkpoint_every
-        for wish, costs, _ in probed.values()
-    )
-    return max(each, 1e-9)
-
-
-def _visit_seconds(probed: dict[str, tuple[Wish, Costs, bool]]) -> float:
-    """Taking up a candidate: reading its development rows, and building and saving it."""
-    wish, costs, _ = next(iter(probed.values()))
-    tokens = sum(len(r.ids) for r in wish.watched[: wish.development])
-    return tokens * costs.reading_seconds_per_token + costs.checkpoint_seconds + BUILD_SECONDS
-
-
-def searches(study: StudySettings) -> bool:
-    """Whether a study looks for the method and its learning rate by itself."""
-    return study.strategies == ("auto",) and study.train.learning_rate is None
-
-
-def _entered(
-    study: StudySettings,
-    base: Base,
-    data: StudyData,
-    general: Sequence[Text],
-    probed: dict[str, tuple[Wish, Costs, bool]],
-    count: int,
-) -> tuple[dict[str, tuple[Wish, Costs, bool]], list[str]]:
-    """(the methods of a race of `count`, probed; which were left out, and why)."""
-    wanted = count // (len(FACTORS) if count >= 9 else 1)
-    found, out = dict(probed), []
-    for method in FAMILIES:
-        if len(found) == wanted:
-            break
-        if method in found:
-            continue
-        try:
-            more = _probed(study, base, data, [method], general)
-            decide(base, *more[method][:2], 1, more[method][2]).require()
-        except CapabilityError as error:
-            out.append(f"{method} was not tried: {error.cause}")
-            continue
-        found |= more
-    return found, out
 
 
 def _strategies(

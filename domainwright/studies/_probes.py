@@ -1,0 +1,132 @@
+"""Training runs before they are planned: what each method costs, and who races whom."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from domainwright.core.errors import CapabilityError
+from domainwright.core.records import Text
+from domainwright.methods._adapter import Adapter
+from domainwright.models.base import Base
+from domainwright.studies.data import StudyData
+from domainwright.studies.records import Candidate
+from domainwright.studies.search import FACTORS, FAMILIES, candidates, size_of_race
+from domainwright.studies.study import StudySettings
+from domainwright.studies.tune import build, full_steps, preflight, wish_of
+from domainwright.train.fit import Wish, decide, measure, per_step
+from domainwright.train.probe import Costs
+
+Probed = dict[str, tuple[Wish, Costs, bool]]
+"""Method -> (its run, what it costs, whether with gradient checkpointing)."""
+BUILD_SECONDS = 0.5
+"""Making an adapter and tokenising the rows once more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Race:
+    """Who takes part in the search, and for how long."""
+
+    field: tuple[Candidate, ...]
+    steps: int
+    probed: Probed
+    notes: tuple[str, ...]
+
+
+def race_of(
+    study: StudySettings,
+    base: Base,
+    data: StudyData,
+    general: Sequence[Text],
+    probed: Probed,
+    seconds: float,
+) -> Race | None:
+    """The race for which training has time; None: for one run at most.
+
+    Args:
+        probed: the stand-in's probe.
+        seconds: that training may take in all.
+    """
+    each = step_seconds(study, base, probed)
+    full = full_steps(len(data.split.train), study.train)
+    visit = _visit_seconds(probed) / each
+    count, steps = size_of_race(seconds / each, full, study.train.steps, visit)
+    if count == 1:
+        return None
+    found, out = _entered(study, base, data, general, probed, count)
+    untried = [m for m in FAMILIES if m not in found and not any(m in x for x in out)]
+    time = f" No time to try: {', '.join(untried)}." if untried else ""
+    field = candidates(base, list(found), count, steps)
+    note = (
+        f"The search races {len(field)} candidates for {steps} of the {full} steps of "
+        f"{study.train.epochs:g} epochs, so that the study fits into {study.budget.minutes:g} "
+        f"minutes.{time}"
+    )
+    return Race(field=field, steps=steps, probed=found, notes=(note, *out))
+
+
+def probe_methods(
+    study: StudySettings,
+    base: Base,
+    data: StudyData,
+    methods: Sequence[str],
+    general: Sequence[Text],
+) -> Probed:
+    """Method -> (its run, what it costs, whether with gradient checkpointing)."""
+    kept, _ = preflight(base, data.split.train, study.train)
+    memory = study.budget.memory_gb
+    wish = wish_of(base, kept, data.split.dev, general, study.train, study.seed, memory)
+    found = {}
+    for method in methods:
+        settings = study.methods.get(method, {})
+
+        def begin(method: str = method, settings: dict = settings) -> Adapter:
+            return build(base, method, settings, study.seed)
+
+        found[method] = (wish, *measure(base, begin, wish))
+    return found
+
+
+def step_seconds(study: StudySettings, base: Base, probed: Probed) -> float:
+    """One optimiser step of every method, with its share of the checkpoints."""
+    each = sum(
+        per_step(base, wish, costs)[0] + costs.checkpoint_seconds / study.train.checkpoint_every
+        for wish, costs, _ in probed.values()
+    )
+    return max(each, 1e-9)
+
+
+def _visit_seconds(probed: Probed) -> float:
+    """Taking up a candidate: reading its development rows, and building and saving it."""
+    wish, costs, _ = next(iter(probed.values()))
+    tokens = sum(len(r.ids) for r in wish.watched[: wish.development])
+    return tokens * costs.reading_seconds_per_token + costs.checkpoint_seconds + BUILD_SECONDS
+
+
+def searches(study: StudySettings) -> bool:
+    """Whether a study looks for the method and its learning rate by itself."""
+    return study.strategies == ("auto",) and study.train.learning_rate is None
+
+
+def _entered(
+    study: StudySettings,
+    base: Base,
+    data: StudyData,
+    general: Sequence[Text],
+    probed: Probed,
+    count: int,
+) -> tuple[Probed, list[str]]:
+    """(the methods of a race of `count`, probed; which were left out, and why)."""
+    wanted = count // (len(FACTORS) if count >= 9 else 1)
+    found, out = dict(probed), []
+    for method in FAMILIES:
+        if len(found) == wanted:
+            break
+        if method in found:
+            continue
+        try:
+            more = probe_methods(study, base, data, [method], general)
+            decide(base, *more[method][:2], 1, more[method][2]).require()
+        except CapabilityError as error:
+            out.append(f"{method} was not tried: {error.cause}")
+            continue
+        found |= more
+    return found, out
