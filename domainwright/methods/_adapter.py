@@ -96,6 +96,15 @@ class Adapter(nn.Module, abc.ABC):
         """(parameters, factor on the learning rate) that cover every trainable tensor once."""
         return [([p for p in self.parameters() if p.requires_grad], 1.0)]
 
+    @contextmanager
+    def learning(self, step: int, steps: int) -> Iterator[None]:
+        """Inside this block only what learns in `step` (from 0) of `steps` asks for a gradient.
+
+        All of it, for most methods. It follows from the two numbers alone, so a run that was
+        resumed goes on as it would have.
+        """
+        yield
+
     def notes(self) -> dict[str, Any]:
         """What Domainwright must know to load the adapter again."""
         return {
@@ -117,6 +126,12 @@ class Adapter(nn.Module, abc.ABC):
     def trainable(self) -> int:
         """Number of trainable parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    @property
+    def kept_whole(self) -> str | None:
+        """How the names of tensors begin that stay as trained when a state is drawn back towards
+        the start: LoRA's A, where B began at zero, so that the change itself is scaled."""
+        return None
 
     @contextmanager
     def attached(self) -> Iterator[None]:

@@ -4,7 +4,8 @@
 
 The strongest and the most expensive way; it also forgets the most. The base stays as it is:
 the new values live in the adapter, so detaching gives the base back bit for bit. It shares no
-flat batch with other adapters, because a product has one weight.
+flat batch with other adapters, because a product has one weight. Layers may learn at falling
+rates and begin one group after the other, from the top (`_layer_groups`).
 """
 
 from dataclasses import dataclass
@@ -12,17 +13,17 @@ from pathlib import Path
 from typing import ClassVar
 
 from domainwright.methods import METHODS, _weights
-from domainwright.methods._weights import WeightsAdapter
+from domainwright.methods._layer_groups import LayerGroupsAdapter, LayerGroupSettings
 from domainwright.models.base import Base
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FullSettings:
+class FullSettings(LayerGroupSettings):
     embeddings: bool = True
     """Train the embeddings and the head too."""
 
 
-class FullAdapter(WeightsAdapter):
+class FullAdapter(LayerGroupsAdapter):
     method, version = "full", 1
 
 

@@ -72,6 +72,10 @@ class LoraAdapter(Adapter):
             scale = self.settings.scale_of(layer.path)
             yield layer, LowRank(a, b, scale, self.settings.dropout, self.origin(i))
 
+    @property
+    def kept_whole(self) -> str | None:
+        return "A." if self.settings.start in ("random", "eva") else None
+
     def places(self) -> Iterator[tuple[str, Hook]]:
         for layer, change in self.changes():
             yield layer.path, change

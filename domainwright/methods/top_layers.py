@@ -2,7 +2,8 @@
 
     W'  for every parameter of the blocks L − n … L − 1 and of the norm behind them
 
-Below the lowest trained block nothing is differentiated. Howard and Ruder 2018,
+Below the lowest trained block nothing is differentiated. The trained blocks may begin one group
+after the other, at falling rates (`_layer_groups`). Howard and Ruder 2018,
 arXiv:1801.06146, section 3.3: the upper layers hold what is specific to a task.
 """
 
@@ -12,16 +13,17 @@ from typing import ClassVar
 
 from domainwright.core.errors import ConfigError
 from domainwright.methods import METHODS, _weights
-from domainwright.methods._weights import WeightsAdapter
+from domainwright.methods._layer_groups import LayerGroupsAdapter, LayerGroupSettings
 from domainwright.models.base import Base
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TopLayersSettings:
+class TopLayersSettings(LayerGroupSettings):
     blocks: int | None = None
     """How many of the last blocks are trained. None: a quarter of them, at least one."""
 
     def __post_init__(self) -> None:
+        LayerGroupSettings.__post_init__(self)
         if self.blocks is not None and self.blocks < 1:
             raise ConfigError(
                 f"top_layers.blocks is {self.blocks}; without a block nothing is trained.",
@@ -29,7 +31,7 @@ class TopLayersSettings:
             )
 
 
-class TopLayersAdapter(WeightsAdapter):
+class TopLayersAdapter(LayerGroupsAdapter):
     method, version = "top_layers", 1
 
 

@@ -74,4 +74,5 @@ def _items_needed(r: StrategyResult, tested: int) -> int | None:
     if d is None or d.mean <= 0 or d.low > 0:
         return None
     times = ((d.mean - d.low) / d.mean) ** 2
-    return math.ceil(tested * times / 10) * 10 if times <= MOST else None
+    needed = math.ceil(tested * times / 10) * 10
+    return needed if tested < needed <= MOST * tested else None

@@ -35,6 +35,9 @@ class State:
     best_step: int | None = None
     best_loss: float | None = None
     """Development loss of the best state, nats per token."""
+    over_step: int | None = None
+    over_loss: float | None = None
+    """Of a state of lower loss that forgets too much."""
     since_best: int = 0
     """Checks since the best state."""
     first_loss: float | None = None

@@ -171,7 +171,7 @@ def train_runs(
         watched = Watched(jobs[0])
         _begin(runs, watched, resume)
         how, lap = execution(stage), _laps()
-        while going := _not_over(runs, stage, until):
+        while going := _not_over(runs, stage, watched, until):
             first = min(going, key=lambda run: run.state.step)
             now = [run for run in going if run.state.step == first.state.step]
             job = first.job
@@ -221,7 +221,7 @@ def _begin(runs: list[Run], watched: Watched, resume: bool) -> None:
         run.write_metrics()
 
 
-def _not_over(runs: list[Run], stage: Stage, until: int | None) -> list[Run]:
+def _not_over(runs: list[Run], stage: Stage, watched: Watched, until: int | None) -> list[Run]:
     """Runs with a step left before the pause; those that just ended are judged."""
     if until is not None:
         return [run for run in runs if run.going and not run.over and run.state.step < until]
@@ -229,10 +229,10 @@ def _not_over(runs: list[Run], stage: Stage, until: int | None) -> list[Run]:
         if run.going and run.over:
             stage.put(run.job.adapter)
             try:
-                run.trained = run.finish()
+                run.trained = run.finish(watched)
             except RunFailed as error:
                 _fail(run, error)
-            run.best = {}
+            run.best, run.beyond, run.begun = {}, {}, {}
     return [run for run in runs if run.going]
 
 

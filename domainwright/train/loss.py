@@ -4,7 +4,8 @@
 
 softmax minus one-hot is known as soon as the logits are, so the gradient with respect to h
 is made in the same pass over a block of rows and the (N, V) logits never exist at once:
-two matrix products a block, and memory that does not grow with the batch.
+two matrix products a block, and memory that does not grow with the batch. Rows with a teacher's
+lesson have the loss of `distillation`, in the same blocks.
 
 Dimension key: N supervised positions, D hidden size, V vocabulary.
 """
@@ -20,15 +21,21 @@ from domainwright.models.base import Base
 from domainwright.models.flat import Flat, flatten
 from domainwright.models.forms import TrainRow
 from domainwright.models.kernels import cross_entropy
+from domainwright.models.lesson import Lesson, joined
 from domainwright.models.tree import grow
+from domainwright.train.distillation import BlendedLoss, blended
 from domainwright.train.order import micro_batches
 
 BLOCK = 256
 """Rows at a time: 256 x 49,152 float32 logits are 50 MB."""
 
 
-def batch_of(base: Base, rows: Sequence[TrainRow]) -> tuple[Flat, Tensor, Tensor]:
-    """(flat batch, row that predicts each supervised token, that token).
+Batch = tuple[Flat, Tensor, Tensor, Lesson | None]
+"""(flat batch, row that predicts each supervised token, that token, a teacher's word on it)."""
+
+
+def batch_of(base: Base, rows: Sequence[TrainRow]) -> Batch:
+    """The rows as one batch; all of them have a lesson, or none.
 
     What several rows begin with, a system prompt or a context, is in the batch once: its states
     and its gradient are those of every row that has it.
@@ -47,29 +54,38 @@ def batch_of(base: Base, rows: Sequence[TrainRow]) -> tuple[Flat, Tensor, Tensor
         marked = [i for i, on in enumerate(row.supervised) if on and i]
         sources += [place[i - 1] for i in marked]
         labels += [row.ids[i] for i in marked]
+    lessons = [row.lesson for row in rows if row.lesson is not None]
+    assert len(lessons) in (0, len(rows)), "rows with and without a lesson in one run"
     return (
         flat,
         torch.tensor(sources, dtype=torch.long, device=base.device),
         torch.tensor(labels, dtype=torch.long, device=base.device),
+        joined(lessons, base.device) if lessons else None,
     )
 
 
-def summed_loss(base: Base, flat: Flat, sources_N: Tensor, labels_N: Tensor) -> Tensor:
+def summed_loss(
+    base: Base, flat: Flat, sources_N: Tensor, labels_N: Tensor, lesson: Lesson | None = None
+) -> Tensor:
     """Summed loss in nats over the chosen targets of a flat batch, a float32 scalar.
 
     Args:
         sources_N: row of the flat batch that predicts each target; a shared row may predict
             several.
         labels_N: ids of the targets.
+        lesson: what a teacher says about each of them.
     """
     rows_N, places_N = sources_N.unique(return_inverse=True)
     if not base.plain_head:
         logits = base.logits(flat, rows_N).float()[places_N]
+        if lesson is not None:
+            blend: Tensor = BlendedLoss.apply(logits, labels_N, lesson)
+            return blend
         return functional.cross_entropy(logits, labels_N, reduction="sum")
     hidden_ND = base.hidden(flat, rows_N)
     if not torch.equal(places_N, torch.arange(len(places_N), device=places_N.device)):
         hidden_ND = hidden_ND[places_N]
-    return _head_losses(base, hidden_ND, labels_N, 1)[0]
+    return _head_losses(base, hidden_ND, labels_N, lesson, 1)[0]
 
 
 @torch.no_grad()
@@ -77,7 +93,7 @@ def losses_of_rows(base: Base, rows: Sequence[TrainRow], limit: int) -> list[flo
     """Each row's own summed loss in nats, no gradient, in passes of at most `limit` tokens."""
     found: list[float] = []
     for group in micro_batches(rows, limit):
-        flat, sources_N, labels_N = batch_of(base, group)
+        flat, sources_N, labels_N, _ = batch_of(base, group)
         rows_N, places_N = sources_N.unique(return_inverse=True)
         states = base.hidden(flat, rows_N) if base.plain_head else base.logits(flat, rows_N)
         losses = []
@@ -90,7 +106,12 @@ def losses_of_rows(base: Base, rows: Sequence[TrainRow], limit: int) -> list[flo
 
 
 def summed_losses(
-    base: Base, owners: Sequence[Any], flat: Flat, sources_N: Tensor, labels_N: Tensor
+    base: Base,
+    owners: Sequence[Any],
+    flat: Flat,
+    sources_N: Tensor,
+    labels_N: Tensor,
+    lesson: Lesson | None = None,
 ) -> Tensor:
     """The same for several adapters that hang on the base: each owner's sum, read in one batch.
 
@@ -101,14 +122,17 @@ def summed_losses(
     if not torch.equal(places_N, torch.arange(len(places_N), device=places_N.device)):
         hidden_CND = hidden_CND[:, places_N]
     copies = len(owners)
-    return _head_losses(base, hidden_CND.flatten(0, 1), labels_N.repeat(copies), copies)
+    lesson = None if lesson is None else lesson.repeated(copies)
+    return _head_losses(base, hidden_CND.flatten(0, 1), labels_N.repeat(copies), lesson, copies)
 
 
-def _head_losses(base: Base, hidden_ND: Tensor, labels_N: Tensor, owners: int) -> Tensor:
+def _head_losses(
+    base: Base, hidden_ND: Tensor, labels_N: Tensor, lesson: Lesson | None, owners: int
+) -> Tensor:
     """Summed loss of each owner's rows; all have equally many, one owner's after the other's."""
     head = base.model.get_output_embeddings()
     losses: Tensor = _HeadLoss.apply(
-        hidden_ND, head.weight, getattr(head, "bias", None), labels_N, owners
+        hidden_ND, head.weight, getattr(head, "bias", None), labels_N, lesson, owners
     )
     return losses
 
@@ -121,6 +145,7 @@ class _HeadLoss(torch.autograd.Function):
         head_VD: Tensor,
         bias_V: Tensor | None,
         labels_N: Tensor,
+        lesson: Lesson | None,
         owners: int,
     ) -> Tensor:
         wants_gradient = hidden_ND.requires_grad
@@ -129,7 +154,12 @@ class _HeadLoss(torch.autograd.Function):
         for start in range(0, len(hidden_ND), BLOCK):
             rows = slice(start, start + BLOCK)
             logits = functional.linear(hidden_ND[rows], head_VD, bias_V)
-            losses_N[rows], _ = cross_entropy(logits, labels_N[rows], gradient=wants_gradient)
+            if lesson is None:
+                losses_N[rows], _ = cross_entropy(logits, labels_N[rows], gradient=wants_gradient)
+            else:
+                losses_N[rows] = blended(
+                    logits, labels_N[rows], lesson.at(rows), gradient=wants_gradient
+                )
             if gradient_ND is not None:
                 torch.mm(logits, head_VD, out=gradient_ND[rows])
         ctx.save_for_backward(gradient_ND)
@@ -141,4 +171,4 @@ class _HeadLoss(torch.autograd.Function):
         # A factor without dimensions each: it widens no bfloat16, and is not rounded to one.
         scaled = [part * own for part, own in zip(gradient_ND.chunk(len(grad)), grad, strict=True)]
         whole_ND = scaled[0] if len(scaled) == 1 else torch.cat(scaled)
-        return whole_ND.to(gradient_ND.dtype), None, None, None, None
+        return whole_ND.to(gradient_ND.dtype), None, None, None, None, None

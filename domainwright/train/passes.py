@@ -7,16 +7,10 @@ study share it.
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from domainwright.models.base import Base
-from domainwright.models.flat import Flat
 from domainwright.models.forms import TrainRow
-from domainwright.train.loss import batch_of
+from domainwright.train.loss import Batch, batch_of
 from domainwright.train.order import micro_batches
-
-Batch = tuple[Flat, Tensor, Tensor]
-"""(flat batch, row that predicts each supervised token, that token)."""
 
 
 class Packing:

@@ -105,7 +105,8 @@ def probe(
 
         def step(documents: Sequence[TrainRow]) -> float:
             begun = time.perf_counter()
-            take_step(job, optimiser, parameters, 0, documents)
+            # The last step: whatever begins later in a run trains there.
+            take_step(job, optimiser, parameters, job.steps, documents)
             _wait(base)
             return time.perf_counter() - begun
 
@@ -174,7 +175,8 @@ def _cut(rows: Sequence[TrainRow], tokens: int, longest: int) -> list[TrainRow]:
             size = min(len(row.ids), longest, tokens)
             if size < 2:
                 continue
-            chosen.append(replace(row, ids=row.ids[:size], supervised=row.supervised[:size]))
+            cut = replace(row, ids=row.ids[:size], supervised=row.supervised[:size])
+            chosen.append(_taught(cut))
             tokens -= size
             if tokens < 2:
                 break
@@ -184,13 +186,18 @@ def _cut(rows: Sequence[TrainRow], tokens: int, longest: int) -> list[TrainRow]:
 
 def _labelled(row: TrainRow) -> TrainRow:
     """Every token with loss: the head works in blocks, and a full block is its peak."""
-    return replace(row, supervised=[True] * len(row.ids))
+    return _taught(replace(row, supervised=[True] * len(row.ids)))
+
+
+def _taught(row: TrainRow) -> TrainRow:
+    """With a lesson for every target again, where there was one."""
+    return row if row.lesson is None else replace(row, lesson=row.lesson.sized(row.targets))
 
 
 def _checkpoint_seconds(job: Job, optimiser: torch.optim.Optimizer) -> float:
     best = {k: v.detach().clone() for k, v in job.adapter.state_dict().items()}
     begun = time.perf_counter()
-    write_checkpoint(job, optimiser, checkpoint.State(), best)
+    write_checkpoint(job, optimiser, checkpoint.State(), best, {})
     return time.perf_counter() - begun
 
 

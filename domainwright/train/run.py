@@ -16,6 +16,7 @@ from domainwright.methods._adapter import Adapter
 from domainwright.models.flat import flatten
 from domainwright.train import checkpoint
 from domainwright.train.checkpoint import State
+from domainwright.train.draw_back import MARGIN, draw_back, start_of
 from domainwright.train.job import Job, Trained
 from domainwright.train.settings import TrainSettings
 from domainwright.train.step import Watched, optimiser_of, within_memory
@@ -34,6 +35,10 @@ class Run:
     state: State = field(default_factory=State)
     best: dict[str, Tensor] = field(default_factory=dict)
     """The adapter's best state so far."""
+    beyond: dict[str, Tensor] = field(default_factory=dict)
+    """A state of lower loss than the best one that forgets too much."""
+    begun: dict[str, Tensor] = field(init=False)
+    """The adapter before its first step."""
     failure: Failure | None = None
     trained: Trained | None = None
     unpaid: float = 0.0
@@ -46,6 +51,7 @@ class Run:
     def __post_init__(self) -> None:
         self.parameters = [p for p in self.job.adapter.parameters() if p.requires_grad]
         self.optimiser = optimiser_of(self.job)
+        self.begun = start_of(self.job.adapter)
         steps = self.job.steps
         checks = self.job.settings.checks_in(steps)
         self.checks = {round(steps * (i + 1) / checks) for i in range(checks)} | {steps}
@@ -70,9 +76,10 @@ class Run:
         self.state, tensors = found
         self.saved = self.state.step
         _restore(job.adapter, self.optimiser, tensors)
-        self.best = {
-            k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")
-        }
+        self.best, self.beyond = (
+            {k.removeprefix(p): v for k, v in tensors.items() if k.startswith(p)}
+            for p in ("best.", "beyond.")
+        )
         if self.state.halved_to:
             self.job = replace(job, micro_tokens=min(job.micro_tokens, self.state.halved_to))
         return True
@@ -146,8 +153,12 @@ class Run:
             state.best_step, state.best_loss = state.step, line["development_loss"]
             state.since_best = 0
             self.best = {k: v.detach().clone() for k, v in self.job.adapter.state_dict().items()}
-        else:
-            state.since_best += 1
+            return
+        state.since_best += 1
+        least = min(x for x in (state.best_loss, state.over_loss, math.inf) if x is not None)
+        if self.begun and line["development_loss"] < least:
+            state.over_step, state.over_loss = state.step, line["development_loss"]
+            self.beyond = {k: v.detach().clone() for k, v in self.job.adapter.state_dict().items()}
 
     @property
     def due(self) -> bool:
@@ -156,7 +167,7 @@ class Run:
         return self.state.step % every == 0 or self.state.step == self.job.steps
 
     def save(self) -> None:
-        write_checkpoint(self.job, self.optimiser, self.state, self.best)
+        write_checkpoint(self.job, self.optimiser, self.state, self.best, self.beyond)
         self.saved = self.state.step
         self.write_metrics()
 
@@ -165,13 +176,37 @@ class Run:
         text = "".join(json.dumps(line) + "\n" for line in self.state.history)
         write_atomic(self.job.folder / "metrics.jsonl", text)
 
-    def finish(self) -> Trained:
+    def _draw_back(self, watched: Watched) -> None:
+        """Keep a share of what forgets too much, where that is better than the best state."""
+        state, at_start = self.state, self.state.history[0]
+        if not self.beyond or state.over_loss is None:
+            return
+        if state.best_loss is not None and state.best_loss <= state.over_loss:
+            return
+        limit = at_start["general_loss"] + MARGIN * self.job.settings.max_forgetting
+
+        def losses_of() -> dict[str, float]:
+            self.job, losses = within_memory(
+                self.job, watched.rows, lambda job: watched.losses(job, state.step)
+            )
+            return losses
+
+        found = draw_back(self.job.adapter, self.begun, self.beyond, limit, losses_of)
+        least = at_start["development_loss"] if state.best_loss is None else state.best_loss
+        if found is None or found.losses["development_loss"] >= least:
+            return
+        self.best = found.tensors
+        state.best_step, state.best_loss = state.over_step, found.losses["development_loss"]
+        state.history.append({"step": state.over_step, "kept_share": found.share, **found.losses})
+
+    def finish(self, watched: Watched) -> Trained:
         """The adapter's best state, judged. Its adapter hangs alone on the base.
 
         Raises:
             RunFailed: nothing learned, nothing changed, or too much forgotten.
         """
         state, at_start = self.state, self.state.history[0]
+        self._draw_back(watched)
         self.write_metrics()
         if state.best_step is None or state.best_loss is None:
             risen = min(x["general_loss"] for x in state.history[1:] if "general_loss" in x)
@@ -251,10 +286,15 @@ def changes_anything(job: Job) -> bool:
 
 
 def write_checkpoint(
-    job: Job, optimiser: torch.optim.Optimizer, state: State, best: dict[str, Tensor]
+    job: Job,
+    optimiser: torch.optim.Optimizer,
+    state: State,
+    best: dict[str, Tensor],
+    beyond: dict[str, Tensor],
 ) -> None:
     tensors = {f"adapter.{k}": v for k, v in job.adapter.state_dict().items()}
     tensors |= {f"best.{k}": v for k, v in best.items()}
+    tensors |= {f"beyond.{k}": v for k, v in beyond.items()}
     tensors |= checkpoint.optimiser_tensors(optimiser)
     checkpoint.save(job.folder / "checkpoints", state, tensors, job.run_hash)
 

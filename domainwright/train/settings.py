@@ -22,10 +22,10 @@ class TrainSettings:
     """Documents per optimiser step."""
     learning_rate: float | None = None
     """Highest rate. None: the method's default for the base's size."""
-    schedule: Literal["constant", "linear", "cosine", "wsd"] = "linear"
-    """What follows the warm-up."""
+    schedule: Literal["constant", "linear", "cosine", "wsd", "stlr"] = "linear"
+    """What follows the warm-up; "stlr" (ULMFiT's slanted triangle) has a rise of its own."""
     warmup_share: float = 0.05
-    """Share of the steps spent rising linearly from 0. In [0, 1)."""
+    """Share of the steps spent rising linearly from 0; "stlr" has none. In [0, 1)."""
     decay_share: float = 0.2
     """Share of the steps spent falling at the end of "wsd". In [0, 1]."""
     weight_decay: float = 0.0

@@ -68,7 +68,7 @@ def add_gradients(job: Job, optimiser: torch.optim.Optimizer, step: int, packing
     """Put the step's gradient where the optimiser looks; the step's mean loss."""
     total = 0.0
     optimiser.zero_grad(set_to_none=True)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), job.adapter.learning(step, job.steps):
         torch.manual_seed(derive(job.seed, "step", step))
         for batch in packing.passes(job.micro_tokens):
             loss = summed_loss(job.base, *batch)

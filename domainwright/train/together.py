@@ -210,12 +210,12 @@ class Together(InTurn):
             run.optimiser.zero_grad(set_to_none=True)
         with torch.random.fork_rng():
             torch.manual_seed(derive(first.job.seed, "step", first.state.step))
-            for flat, sources_N, labels_N in packing.passes(self.limit):
-                tokens = flat.tokens
+            for batch in packing.passes(self.limit):
+                tokens = batch[0].tokens
                 spans = {o: slice(i * tokens, (i + 1) * tokens) for i, o in enumerate(owners)}
                 # Around the backward pass, too: recomputed blocks call their hooks there.
                 with base.hooks.owning(spans):
-                    losses = summed_losses(base, owners, flat, sources_N, labels_N)
+                    losses = summed_losses(base, owners, *batch)
                     (losses.sum() / packing.targets).backward()
                 totals += losses.detach()
         return [total / packing.targets for total in totals.tolist()]

@@ -8,6 +8,7 @@ import pytest
 import domainwright
 from domainwright.core.config import from_mapping
 from domainwright.core.errors import CapabilityError
+from domainwright.studies import _probes as probes
 from domainwright.studies import plan as plans
 from domainwright.studies import tune as tuning
 from domainwright.studies.api import decide, train_method
@@ -69,13 +70,13 @@ def test_a_study_that_cannot_train_still_measures_the_rest(study, tmp_path):
 
 def test_the_run_does_what_was_planned(study, tmp_path, monkeypatch):
     """Also with checkpointing chosen by the plan; predictions stand beside measurements."""
-    plain = plans.measure
+    plain = probes.measure
 
     def tight(base, build, wish):
         costs, _ = plain(base, build, wish)
         return replace(costs, resident_mib=0.0), True
 
-    monkeypatch.setattr(plans, "measure", tight)
+    monkeypatch.setattr(probes, "measure", tight)
     monkeypatch.setattr(tuning, "fit", lambda *_: pytest.fail("planned twice"))
     overrides = ["strategies=[zero_shot, lora]"]
     decided = decide(study, tmp_path / "run", overrides=overrides)
