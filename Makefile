@@ -52,6 +52,8 @@ bench: setup
 	$(BIN)/python -m bench.beside_trl --profile long_prompt $(ANYWAY)
 	$(BIN)/python -m bench.beside_trl --profile text $(ANYWAY)
 	$(BIN)/python -m bench.beside_trl --sweep 4,8,16,32 --pairs 2 $(ANYWAY)
+	$(BIN)/python -m bench.beside_lm_eval --questions 40 --pairs 2 --dtypes float32 $(ANYWAY)
+	$(BIN)/python -m bench.beside_generate --shots 0 --dtypes bfloat16 $(ANYWAY)
 	$(BIN)/python -m bench.plan_grid $(ANYWAY)
 
 # The peer's settings one by one, and larger bases: an hour or more.

@@ -32,3 +32,5 @@ class Item:
     tokens_out: int = 0
     seconds: float = 0.0
     passages: tuple[str, ...] = ()
+    marks: tuple[float, ...] = ()
+    """Correctness under each training seed, of which `mark` is the mean; empty: one run."""

@@ -28,7 +28,8 @@ def interval(
     """Percentile bootstrap of a mean; for a paired difference give B's scores minus A's.
 
     Args:
-        values_I: one number per test item, shape (I,).
+        values_I: one number per test item, shape (I,); or of several training seeds, shape
+            (S, I): each draw then takes seeds anew too, so that their luck is in the interval.
         groups: the group of each item. Whole groups are drawn: items of one document or
             patient are not independent, and drawing them one by one would narrow the
             interval. None: every item is its own group.
@@ -38,15 +39,24 @@ def interval(
     values_I = np.asarray(values_I, dtype=float)
     if not values_I.size:
         return Interval(float("nan"), float("nan"), float("nan"))
-    sums_G, counts_G = by_group(values_I, groups)
+    values_SI = np.atleast_2d(values_I)
+    sums_SG = np.stack([by_group(values, groups)[0] for values in values_SI])
+    counts_G = by_group(values_SI[0], groups)[1]
+    seeds, groups_drawn = sums_SG.shape
     rng = np.random.default_rng(seed)
     means = np.empty(draws)
     # In slices, so that ten thousand draws of a large test set do not fill the memory.
     for start in range(0, draws, 500):
-        pick_DG = rng.integers(0, sums_G.size, size=(min(500, draws - start), sums_G.size))
-        means[start : start + len(pick_DG)] = sums_G[pick_DG].sum(axis=1) / counts_G[pick_DG].sum(
-            axis=1
-        )
+        few = min(500, draws - start)
+        pick_DG = rng.integers(0, groups_drawn, size=(few, groups_drawn))
+        counts_D = counts_G[pick_DG].sum(axis=1)
+        if seeds == 1:
+            sums_D = sums_SG[0][pick_DG].sum(axis=1)
+        else:
+            pick_DS = rng.integers(0, seeds, size=(few, seeds))
+            mean_DG = sums_SG[pick_DS].mean(axis=1)
+            sums_D = np.take_along_axis(mean_DG, pick_DG, axis=1).sum(axis=1)
+        means[start : start + few] = sums_D / counts_D
     low, high = np.quantile(means, [0.025, 0.975])
     return Interval(float(values_I.mean()), float(low), float(high))
 

@@ -1,10 +1,14 @@
-"""What would change a verdict: the limits, sizes and volumes at which another strategy wins."""
+"""What would change a verdict: the limits and sizes at which another strategy wins.
+
+Volumes and prices stand with the costs: they hang on measured seconds, and a verdict that is
+measured again must be the same.
+"""
 
 import math
 from collections.abc import Sequence
 
 from domainwright.studies import _format as f
-from domainwright.studies.records import Costs, Recommendation, StrategyResult
+from domainwright.studies.records import Recommendation, StrategyResult
 
 MOST = 20
 """Times the test set that is still worth proposing."""
@@ -17,7 +21,6 @@ def would_change(
     score: str,
     tested: int,
     max_forgetting: float,
-    costs: Costs | None,
 ) -> list[str]:
     """Sentences, the nearest change first of its kind; none where nothing is near."""
     unit = f.unit(score)
@@ -41,28 +44,11 @@ def would_change(
                 f"which {f.count(tested)} test items cannot tell from luck; about "
                 f"{f.count(needed)} could."
             )
-    equal = {r.name for r in done if chosen is not None and _reaches(r, chosen)}
-    for turn in costs.break_evens if costs else []:
-        pair = {turn.before, turn.after}
-        if advice.strategy in pair and pair <= equal:
-            cheaper, volume = turn.after, f.count(turn.questions_month)
-            other = turn.before
-            said.append(
-                f"From {volume} questions a month on {cheaper} is cheaper than {other}; below, "
-                f"{other} is."
-            )
     return said
 
 
 def _ahead(r: StrategyResult, chosen: StrategyResult) -> bool:
     return r.score is not None and chosen.score is not None and r.score.mean > chosen.score.mean
-
-
-def _reaches(r: StrategyResult, chosen: StrategyResult) -> bool:
-    """Whether its interval reaches the chosen one's score: a cheaper but worse one is no choice."""
-    return r is chosen or (
-        r.score is not None and chosen.score is not None and r.score.high >= chosen.score.mean
-    )
 
 
 def _items_needed(r: StrategyResult, tested: int) -> int | None:

@@ -36,4 +36,11 @@ def read_items(folder: Path, parents: Mapping[str, str], name: str) -> list[Item
 
 
 def _item(data: Mapping[str, Any]) -> Item:
-    return Item(**{**data, "mark": Mark(*data["mark"]), "passages": tuple(data["passages"])})
+    return Item(
+        **{
+            **data,
+            "mark": Mark(*data["mark"]),
+            "passages": tuple(data["passages"]),
+            "marks": tuple(data.get("marks", ())),
+        }
+    )

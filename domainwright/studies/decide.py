@@ -1,7 +1,6 @@
 """decide: every strategy on the same locked test items, and what to do about it."""
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -15,10 +14,11 @@ from domainwright.core.artifacts import (
     write_json,
 )
 from domainwright.core.config import as_mapping, from_mapping
-from domainwright.core.errors import CapabilityError, ConfigError, RunFailed
+from domainwright.core.errors import ConfigError, RunFailed
 from domainwright.core.lock import lock
 from domainwright.core.progress import Listener, Step, quiet
-from domainwright.core.records import Row, Text
+from domainwright.core.records import Text
+from domainwright.evaluate.records import Item
 from domainwright.evaluate.retained import Retained, change
 from domainwright.evaluate.tasks import TASKS
 from domainwright.maths.significance import detectable
@@ -30,6 +30,7 @@ from domainwright.studies._exam import Exam, reference_losses, suite_of
 from domainwright.studies._explain import would_change
 from domainwright.studies._folder import OF_STUDY, STUDY_FILE, claim, open_study
 from domainwright.studies._format import unit
+from domainwright.studies._training import Trainer
 from domainwright.studies._written import write_study
 from domainwright.studies.costs import costs
 from domainwright.studies.data import StudyData, prepare
@@ -37,23 +38,19 @@ from domainwright.studies.judge import (
     REFERENCE,
     compare,
     measured_detectable,
+    pooled,
     recommend,
     retention_record,
     summarise,
 )
-from domainwright.studies.learning_curve import learning_curve
 from domainwright.studies.plan import Plan, make_plan
 from domainwright.studies.records import (
-    Candidate,
-    LearningCurve,
-    Search,
     StrategyResult,
     Training,
     Verdict,
 )
-from domainwright.studies.search import Losses, race, without_winner
 from domainwright.studies.study import StudySettings, write_resolved
-from domainwright.studies.tune import Tuned, Wanted, advance, tune
+from domainwright.studies.tune import Tuned
 from domainwright.train.preflight import check_detectable
 
 
@@ -112,16 +109,15 @@ class _Study:
         rows = self.exam.rows
         expected = detectable(len(rows))
         check_detectable(len(rows), expected, study.evaluate.difference)
-        self.tuned: dict[str, Tuned | RunFailed | CapabilityError] = {}
-        self.search: Search | None = None
+        self.trainer = self._trainer()
         before = self.exam.retained("base", nullcontext())
         results: list[StrategyResult] = []
         for name in names:
             if self.plan.candidates and parts(name)[0]:
-                if self.search is None:
-                    self._race()
-                assert self.search is not None
-                name = name.replace(STAND_IN, self.search.winner.method)
+                if self.trainer.search is None:
+                    self.trainer.race()
+                assert self.trainer.search is not None
+                name = name.replace(STAND_IN, self.trainer.search.winner.method)
             results.append(self._trial(name, before))
             self.listen(
                 Step("strategies", len(results), len(names), _facts(results[-1], self.score))
@@ -155,6 +151,35 @@ class _Study:
             listen=self.listen,
         )
 
+    def _trainer(self) -> Trainer:
+        return Trainer(
+            study=self.study,
+            base=self.base,
+            data=self.data,
+            plan=self.plan,
+            general=self.suite.texts,
+            folder=self.folder,
+            resume=self.resume,
+            listen=self.listen,
+            stop=self.stop,
+        )
+
+    def _further_seeds(self, name: str) -> list[list[Item]]:
+        """The answers of the same method trained with the study's other seeds.
+
+        Raises:
+            RunFailed: one of them fails its checks.
+        """
+        method, prompting = parts(name)
+        runs: list[list[Item]] = []
+        for number in range(1, self.study.seeds if method else 1):
+            assert method is not None
+            tuned = self.trainer.further(method, number)
+            with tuned.adapter.attached():
+                place = f"seed-{number}/scorecard"
+                runs.append(self.exam.ask(name, prompting, tuned.hash, place))
+        return runs
+
     def _plan(self, names: Sequence[str]) -> Plan:
         """The plan of an interrupted run is kept: its sizes are part of what was measured."""
         path = self.folder / "plan.json"
@@ -172,7 +197,7 @@ class _Study:
         context: Any = nullcontext()
         retention = None
         if method:
-            outcome = self._tune(method)
+            outcome = self.trainer.tune(method)
             if isinstance(outcome, Exception):
                 return failed(name, outcome)
             adapter_hash, training = outcome.hash, outcome.training
@@ -183,12 +208,16 @@ class _Study:
             retention = retention_record(before, change(before, before))
         try:
             with context:
-                items = self.exam.ask(name, prompting, adapter_hash)
+                runs = [self.exam.ask(name, prompting, adapter_hash)]
+            runs += self._further_seeds(name)
         except ConfigError as error:
             # Its prompts do not fit the base's context. Without the reference nothing is left.
             if name == REFERENCE:
                 raise
             return failed(name, error)
+        except RunFailed as error:
+            return failed(name, error)
+        items = self.exam.items[name] = pooled(runs)
         return StrategyResult(
             name=name,
             kind=kind(name),
@@ -201,79 +230,6 @@ class _Study:
             **summarise(items),
         )
 
-    def _tune(self, method: str) -> Tuned | RunFailed | CapabilityError:
-        if method not in self.tuned:
-            try:
-                self.tuned[method] = tune(
-                    self._wanted(method, self.folder / "trials" / method),
-                    resume=self.resume or self.search is not None,
-                    listen=self.listen,
-                    stop=self.stop,
-                )
-            except (RunFailed, CapabilityError) as error:
-                # One strategy that fails its checks must not lose the others their verdict.
-                self.tuned[method] = error
-        return self.tuned[method]
-
-    def _wanted(self, method: str, folder: Path, rate: float | None = None) -> Wanted:
-        study = self.study
-        if rate is None and self.search:
-            rate = self.search.winner.learning_rate
-        return Wanted(
-            base=self.base,
-            method=method,
-            rows=self.data.split.train,
-            development=self.data.split.dev,
-            general=self.suite.texts,
-            settings=replace(study.train, learning_rate=rate) if rate else study.train,
-            method_settings=study.methods.get(method, {}),
-            steps=self.plan.steps,
-            seed=study.seed,
-            folder=folder,
-            parents={"dataset": self.data.hash, "base": self.base.sha256},
-            memory_gb=study.budget.memory_gb,
-            planned=self.plan.run_of(method),
-        )
-
-    def _race(self) -> None:
-        """Search for a method and its rate, and train the winner to its end.
-
-        One that fails its checks at the end, by forgetting too much, say, gives way once to the
-        next best.
-        """
-        folder = self.folder / "search"
-
-        start: dict[str, float] | None = None
-
-        def go_on(candidate: Candidate, until: int) -> Losses:
-            nonlocal start
-            wanted = self._wanted(
-                candidate.method, folder / candidate.name, candidate.learning_rate
-            )
-            wanted = replace(wanted, start=start)
-            paused = advance(wanted, until, listen=self.listen, stop=self.stop)
-            start = paused.start  # of the base, which is every candidate's
-            return paused.losses
-
-        groups = {row.id: row.group for row in self.data.split.dev}
-        field, steps = self.plan.candidates, self.plan.steps
-        found: Search | None = race(field, steps, go_on, folder, groups, listen=self.listen)
-        for last in (False, True):
-            assert found is not None
-            self.search, winner = found, found.winner
-            trial = self.folder / "trials" / winner.method
-            begun = folder / winner.name / "checkpoints"
-            if begun.exists() and not (trial / "checkpoints").exists():
-                shutil.copytree(begun, trial / "checkpoints")
-            outcome = self._tune(winner.method)
-            if last or not isinstance(outcome, RunFailed):
-                return
-            found = without_winner(found, outcome.cause)
-            if found is None:
-                return
-            del self.tuned[winner.method]
-            shutil.rmtree(trial)
-
     def _verdict(self, results: list[StrategyResult], before: Retained, expected: float) -> Verdict:
         study, base = self.study, self.base
         differences = compare(self.exam.items)
@@ -281,14 +237,14 @@ class _Study:
         advice = recommend(
             results, self.exam.items, score=self.score, max_forgetting=study.train.max_forgetting
         )
-        curve = self._curve(results, advice.strategy)
+        curve = self.trainer.curve(results, advice.strategy)
         told = [curve.advice] if curve else []
         advice = replace(advice, reasons=[*advice.reasons, *told, *self.plan.notes])
         data = replace(
             self.data.record(self.exam.rows, expected),
             detectable_measured=measured_detectable(self.exam.items, advice.strategy),
         )
-        for outcome in self.tuned.values():
+        for outcome in self.trainer.tuned.values():
             if isinstance(outcome, Tuned):
                 for entry in outcome.set_aside:
                     data.set_aside[entry.reason] = data.set_aside.get(entry.reason, 0) + 1
@@ -305,7 +261,6 @@ class _Study:
             score=self.score,
             tested=data.tested,
             max_forgetting=study.train.max_forgetting,
-            costs=priced,
         )
         verdict = Verdict(
             name=study.name or "study",
@@ -331,35 +286,12 @@ class _Study:
             recommendation=replace(advice, would_change=changes),
             examples=self.exam.examples(),
             study=as_mapping(study),
-            search=self.search,
+            search=self.trainer.search,
             costs=priced,
             learning_curve=curve,
         )
-        trained = [name for name, x in self.tuned.items() if isinstance(x, Tuned)]
+        trained = [name for name, x in self.trainer.tuned.items() if isinstance(x, Tuned)]
         return write_study(self.folder, verdict, trained, list(self.exam.items), self.data.hash)
-
-    def _curve(self, results: Sequence[StrategyResult], best: str) -> LearningCurve | None:
-        """Of the recommended method, or of the best that was trained."""
-        trained = [r for r in results if r.training and r.score]
-        if not self.study.evaluate.learning_curve or not trained:
-            return None
-        own = next((r for r in trained if r.name == best), None)
-        leader = own or max(trained, key=lambda r: r.score.mean if r.score else 0.0)
-        method, _ = parts(leader.name)
-        assert method is not None and leader.training is not None
-
-        def losses_of(rows: Sequence[Row], steps: int, part: int) -> Losses:
-            folder = self.folder / "trials" / method
-            wanted = self._wanted(method, folder if part == 1 else folder / f"part-{part}")
-            if part > 1:
-                settings = replace(wanted.settings, steps=None)
-                wanted = replace(wanted, rows=rows, steps=steps, settings=settings, planned=None)
-            return advance(wanted, steps, listen=self.listen, stop=self.stop).losses
-
-        groups = {row.id: row.group for row in self.data.split.dev}
-        train, steps = self.data.split.train, leader.training.steps
-        found = learning_curve(train, steps, losses_of, groups, self.study.seed)
-        return replace(found, method=method) if found else None
 
     def _gigabytes(self, results: Sequence[StrategyResult]) -> dict[str, float]:
         """What each strategy keeps beside the base: its adapter, the vectors it searches."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from domainwright.evaluate.metrics import SCORES
-from domainwright.evaluate.records import Item
+from domainwright.evaluate.records import Item, Mark
 from domainwright.evaluate.retained import Change, Retained
 from domainwright.maths.bootstrap import Interval, interval
 from domainwright.maths.significance import detectable_measured, holm, mcnemar, sign_flip
@@ -60,7 +60,7 @@ def compare(items: Mapping[str, Sequence[Item]]) -> dict[str, Difference]:
         difference = _scores(mine) - _scores(reference)
         raw[name] = Difference(
             **_ends(interval(difference, groups)),
-            p=sign_flip(difference, groups),
+            p=sign_flip(_means(difference), groups),
             p_holm=1.0,
             mcnemar=_mcnemar(_scores(reference), _scores(mine)),
         )
@@ -196,7 +196,7 @@ def measured_detectable(items: Mapping[str, Sequence[Item]], best: str) -> float
     if name is None or REFERENCE not in items:
         return None
     value = detectable_measured(
-        _scores(items[name]) - _scores(items[REFERENCE]), [x.group for x in items[name]]
+        _means(_scores(items[name]) - _scores(items[REFERENCE])), [x.group for x in items[name]]
     )
     return None if np.isnan(value) else value
 
@@ -238,8 +238,40 @@ def _cost(result: StrategyResult) -> tuple[float, bool]:
     return _tokens(result), result.training is not None
 
 
+def pooled(runs: Sequence[Sequence[Item]]) -> list[Item]:
+    """Items of several training seeds as one: means, the first run's reply, every run's mark."""
+    if len(runs) == 1:
+        return list(runs[0])
+    found = []
+    for same in zip(*runs, strict=True):
+        first = same[0]
+        marks = tuple(x.mark.correct for x in same)
+        losses = [x.loss for x in same if x.loss is not None]
+        found.append(
+            replace(
+                first,
+                mark=Mark(float(np.mean(marks)), first.mark.parsed),
+                marks=marks,
+                metrics={k: float(np.mean([x.metrics[k] for x in same])) for k in first.metrics},
+                loss=float(np.mean(losses)) if losses else None,
+                tokens_in=round(np.mean([x.tokens_in for x in same])),
+                tokens_out=round(np.mean([x.tokens_out for x in same])),
+                seconds=float(np.mean([x.seconds for x in same])),
+            )
+        )
+    return found
+
+
 def _scores(items: Sequence[Item]) -> np.ndarray:
+    """One number per item (I,), or per training seed and item (S, I)."""
+    if items and items[0].marks:
+        return np.array([x.marks for x in items], dtype=float).T
     return np.array([x.mark.correct for x in items], dtype=float)
+
+
+def _means(values: np.ndarray) -> np.ndarray:
+    """Over training seeds."""
+    return np.atleast_2d(values).mean(axis=0)
 
 
 def _ends(value: Interval) -> dict[str, float]:
@@ -247,6 +279,6 @@ def _ends(value: Interval) -> dict[str, float]:
 
 
 def _mcnemar(before: np.ndarray, after: np.ndarray) -> float | None:
-    if not np.isin([before, after], [0.0, 1.0]).all():
+    if after.ndim > 1 or not np.isin([before, after], [0.0, 1.0]).all():
         return None
     return mcnemar(int((before > after).sum()), int((after > before).sum()))

@@ -121,9 +121,8 @@ def make_plan(
     ]
     mean_tokens = sum(len(r.ids) for r in encoded) / max(1, len(encoded))
     answers = data.task == "answers"
-    new_tokens = study.evaluate.new_tokens or (
-        _needed(base, [r for r in train[:400] if isinstance(r, Chat)]) if answers else 0
-    )
+    chats = [r for r in train[:400] if isinstance(r, Chat)]
+    new_tokens = study.evaluate.new_tokens or (_needed(base, chats) if answers else 0)
     read, write = _rates(base, [r.ids for r in encoded[:24]], answers)
     retention = RETENTION_TOKENS / read
     searching = _searching_seconds(strategies, data, read)
@@ -132,21 +131,23 @@ def make_plan(
     budget = study.budget.minutes * 60
     left = max(0.5 * budget, budget - fixed)
     per_item = {
-        s: _item_seconds(s, study, train, mean_tokens, read) + (new_tokens / write if write else 0)
+        s: (study.seeds if parts(s)[0] else 1)
+        * (_item_seconds(s, study, train, mean_tokens, read) + (new_tokens / write if write else 0))
         for s in strategies
     }
     items, notes = _items(study, len(data.split.test), left, sum(per_item.values()))
     steps, more = _steps(study, base, len(train), left, probed)
     field: tuple[Candidate, ...] = ()
     if searches(study) and methods:
-        race = race_of(study, base, data, general, probed, TRAIN_SHARE * left)
+        # The race and one run for each further seed share the time.
+        race = race_of(study, base, data, general, probed, TRAIN_SHARE * left / study.seeds)
         more = [*more, "No search: the budget has time for one training run, of lora."]
         if race:
             field, steps, probed, more = race.field, race.steps, race.probed, list(race.notes)
     runs = {
         m: decide(base, wish, costs, steps, twice) for m, (wish, costs, twice) in probed.items()
     }
-    share = ALLOWANCE[min(n for n in ALLOWANCE if n >= max(1, len(field)))]
+    share = _runs_in(field) + study.seeds - 1
     planned = _strategies(
         strategies, runs, {s: x * items for s, x in per_item.items()}, retention, share
     )
@@ -167,6 +168,11 @@ def make_plan(
         minutes=seconds / 60,
         notes=(*notes, *more),
     )
+
+
+def _runs_in(field: Sequence[Candidate]) -> float:
+    """Whole runs that a race takes at most; 1 without one."""
+    return ALLOWANCE[min(n for n in ALLOWANCE if n >= max(1, len(field)))]
 
 
 def _searching_seconds(strategies: Sequence[str], data: StudyData, read: float) -> float:
@@ -216,7 +222,7 @@ def _steps(
     if not probed or study.train.steps is not None:
         return full, []
     each = step_seconds(study, base, probed)
-    steps = min(full, max(FEWEST_STEPS, int(TRAIN_SHARE * seconds / each)))
+    steps = min(full, max(FEWEST_STEPS, int(TRAIN_SHARE * seconds / each / study.seeds)))
     if steps == full:
         return full, []
     return steps, [

@@ -268,7 +268,7 @@ class Recommendation:
     sentence: str
     reasons: list[str]
     would_change: list[str] = field(default_factory=list)
-    """Limits, sizes and volumes at which the answer would be another."""
+    """Limits and sizes at which the answer would be another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

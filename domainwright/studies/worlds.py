@@ -1,7 +1,7 @@
 """Planted worlds: small domains whose right verdict is known because of how they are made.
 
     changing     facts stand in the documents alone              retrieval must win
-    convention   a way of answering shown by examples alone      tuning must win
+    convention   a rule that many examples show and few do not   tuning must win
     ceiling      the untouched base is right already             nothing may be changed
     scarce       a handful of rows                               nothing may be claimed
     noise        answers drawn by lot                            nothing may be claimed
@@ -34,6 +34,7 @@ THINGS = "pump valve sensor motor filter switch heater mixer burner gauge"
 COLOURS = "red blue green black white grey brown yellow"
 GOODS = "paint rope cement timber wire glass tiles nails"
 UNITS = "boxes crates rolls bags pallets"
+DESKS = ("north desk", "south desk", "east desk", "west desk")
 PEOPLE = "Hansen Okafor Ruiz Lindqvist Moreau Tanaka Novak Adeyemi Kowalski Brandt"
 
 
@@ -121,35 +122,6 @@ def _changing(rng: np.random.Generator) -> dict[str, Any]:
     return {"train": rows, "documents": _pages(facts)}
 
 
-def _codes(rng: np.random.Generator, words: list[str]) -> dict[str, str]:
-    """A letter and a digit for each word, drawn by lot."""
-    pairs = [f"{letter}{digit}" for letter in "ABCDEFGHKMPRSTXZ" for digit in range(2, 10)]
-    return dict(zip(words, rng.permutation(pairs), strict=False))
-
-
-def _convention(rng: np.random.Generator) -> dict[str, Any]:
-    """Four codes an answer: four examples in a prompt show some of them, training all."""
-    parts = [word.split() for word in (PEOPLE, COLOURS, GOODS, UNITS)]
-    codes = [_codes(rng, words) for words in parts]
-    rows: Rows = []
-    for number in range(500):
-        words = [str(rng.choice(x)) for x in parts]
-        who, colour, what, unit = words
-        count = int(rng.integers(2, 60))
-        asked = str(
-            rng.choice(
-                [
-                    f"{who} would like {count} {unit} of {colour} {what}.",
-                    f"Please send {count} {unit} of {what}, {colour}, to {who}.",
-                    f"We need {colour} {what} for {who}: {count} {unit}.",
-                ]
-            )
-        )
-        answer = " ".join(code[word] for code, word in zip(codes, words, strict=True))
-        rows.append(_question(number, f"order {number}", asked, answer))
-    return {"train": rows}
-
-
 USES = [
     ("an umbrella", "to stay dry in the rain"), ("a pillow", "to rest the head in bed"),
     ("a spoon", "to eat soup"), ("a pen", "to write a letter"), ("a lamp", "to light a room"),
@@ -186,27 +158,60 @@ def _ceiling(rng: np.random.Generator) -> dict[str, Any]:
     return {"train": rows}
 
 
+def _notes(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
+    """(who asked, the note): goods and colours make notes alike, names do not."""
+    found = []
+    for _ in range(count):
+        who, colour, what = (str(rng.choice(x.split())) for x in (PEOPLE, COLOURS, GOODS))
+        number = int(rng.integers(1000, 9999))
+        found.append(
+            (who, f"Note {number}: {who} asked about {colour} {what}. Which desk takes it?")
+        )
+    return found
+
+
+def _desk_rows(notes: list[tuple[str, str]], answers: list[int]) -> Rows:
+    return [
+        {"id": f"n{n}", "group": f"n{n}", "question": note, "choices": list(DESKS), "answer": a}
+        for n, ((_, note), a) in enumerate(zip(notes, answers, strict=True))
+    ]
+
+
+def _convention(rng: np.random.Generator) -> dict[str, Any]:
+    """The desk follows from who asked: the nearest examples, alike in their goods, rarely tell."""
+    people = PEOPLE.split()
+    desk = dict(zip(people, rng.permutation([n % 4 for n in range(len(people))]), strict=True))
+    notes = _notes(rng, 500)
+    return {"train": _desk_rows(notes, [int(desk[who]) for who, _ in notes])}
+
+
+def _noise(rng: np.random.Generator) -> dict[str, Any]:
+    notes = _notes(rng, 320)
+    return {"train": _desk_rows(notes, [int(x) for x in rng.integers(0, 4, len(notes))])}
+
+
 def _scarce(rng: np.random.Generator) -> dict[str, Any]:
     made = _convention(rng)["train"][:36]
     return {"train": made, "settings": {"data": {"train": "train.jsonl", "test_share": 0.2}}}
 
 
-def _noise(rng: np.random.Generator) -> dict[str, Any]:
-    labels = ["north desk", "south desk", "east desk", "west desk"]
+def _costly(rng: np.random.Generator) -> dict[str, Any]:
+    """Codes no language has: what writes them unlearns words, and the limit is tight."""
+    pairs = [f"{a}{b}" for a in "ABCDEFGHKMPRSTXZ" for b in range(2, 10)]
+    parts = [x.split() for x in (PEOPLE, COLOURS, GOODS, UNITS)]
+    codes = [dict(zip(words, rng.permutation(pairs), strict=False)) for words in parts]
     rows: Rows = []
-    for number in range(320):
-        who, colour, what = (str(rng.choice(x.split())) for x in (PEOPLE, COLOURS, GOODS))
-        rows.append(
-            {
-                "id": f"n{number}",
-                "group": f"n{number}",
-                "question": f"Note {int(rng.integers(1000, 9999))}: {who} asked about {colour} "
-                f"{what}. Which desk takes it?",
-                "choices": labels,
-                "answer": int(rng.integers(0, 4)),
-            }
-        )
-    return {"train": rows}
+    for number in range(400):
+        words = [str(rng.choice(x)) for x in parts]
+        who, colour, what, unit = words
+        asked = f"{who} would like {int(rng.integers(2, 60))} {unit} of {colour} {what}."
+        answer = " ".join(code[word] for code, word in zip(codes, words, strict=True))
+        rows.append(_question(number, f"order {number}", asked, answer))
+    settings = {
+        "strategies": ["zero_shot", "lora"],
+        "train": {"learning_rate": 1.0e-2, "max_forgetting": 0.002, "steps": 40},
+    }
+    return {"train": rows, "settings": settings}
 
 
 ASKED = (
@@ -229,12 +234,6 @@ def _paraphrased(rng: np.random.Generator) -> dict[str, Any]:
             (test if place < 2 else train).append(row)
     settings = {"train": {"epochs": 8, "max_forgetting": 0.3}, "budget": {"minutes": 6}}
     return {"train": train, "test": test, "documents": _pages(facts), "settings": settings}
-
-
-def _costly(rng: np.random.Generator) -> dict[str, Any]:
-    made = _convention(rng)
-    settings = {"train": {"learning_rate": 2.0e-2, "max_forgetting": 0.01, "steps": 40}}
-    return {**made, "settings": settings}
 
 
 def _retrieval_wins(verdict: Verdict) -> bool:
@@ -267,7 +266,7 @@ WORLDS = {
     w.name: w
     for w in (
         World("changing", "facts in the documents alone", _changing, _retrieval_wins),
-        World("convention", "a way of answering", _convention, _tuning_wins),
+        World("convention", "a rule that many examples show", _convention, _tuning_wins),
         World("ceiling", "the base is right already", _ceiling, _nothing_claimed),
         World("scarce", "a handful of rows", _scarce, _nothing_claimed),
         World("noise", "answers drawn by lot", _noise, _nothing_claimed),

@@ -2,16 +2,13 @@
 
 from dataclasses import replace
 
-from domainwright.maths.bootstrap import Interval
 from domainwright.studies._explain import would_change
-from domainwright.studies.costs import costs
-from domainwright.studies.prices import PriceSettings
 from domainwright.studies.records import Difference, Recommendation
 from tests.studies import verdicts
 
 
 def said(results, best, **changes):
-    values = {"score": "token_f1", "tested": 60, "max_forgetting": 0.05, "costs": None}
+    values = {"score": "token_f1", "tested": 60, "max_forgetting": 0.05}
     advice = Recommendation(strategy=best, sentence="", reasons=[])
     return would_change(results, advice, **values | changes)
 
@@ -41,17 +38,3 @@ def test_an_undecided_lead_names_the_items_that_would_decide_it():
     assert said([base, lead(0.04, 0.03)], "zero_shot") == []  # decided
     assert said([base, lead(-0.04, 0.08)], "zero_shot") == []  # behind
     assert said([base, lead(0.01, 0.2)], "zero_shot") == []  # four hundred times the items
-
-
-def test_a_volume_at_which_the_order_turns():
-    cheap = replace(verdicts.result("rag", 0.4, 0.2), seconds_per_answer=3.6)
-    tuned = replace(
-        verdicts.result("lora", 0.4, 0.2, lost=0.0, kind="method"),
-        seconds_per_answer=1.8,
-        score=Interval(0.4, 0.3, 0.5),
-        training=verdicts.training(minutes=60),
-    )
-    book = PriceSettings(machine_hour=1, refreshes_year=0, months=1, storage_gb_month=0)
-    priced = costs([cheap, tuned], book, verdicts.verdict().data, gigabytes={})
-    (sentence,) = said([cheap, tuned], "rag", costs=priced)
-    assert sentence == "From 2,000 questions a month on lora is cheaper than rag; below, rag is."

@@ -255,7 +255,7 @@ def test_a_search_stopped_and_resumed_ends_with_the_same_verdict(searched, tmp_p
 
 
 def test_a_winner_that_forgets_too_much_gives_way(tmp_path, base, monkeypatch):
-    from domainwright.studies import decide as module
+    from domainwright.studies import _training as module
 
     tried = []
 

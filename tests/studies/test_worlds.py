@@ -41,6 +41,15 @@ def test_noise_has_no_signal(tmp_path):
     assert set(counts) == {0, 1, 2, 3} and max(counts.values()) < 110
 
 
+def test_the_desk_of_the_convention_follows_from_who_asked(tmp_path):
+    desks = {}
+    for row in rows("convention", tmp_path):
+        who = row["question"].split(": ")[1].split()[0]
+        desks.setdefault(who, set()).add(row["answer"])
+    assert len(desks) == 10 and all(len(x) == 1 for x in desks.values())
+    assert len({min(x) for x in desks.values()}) == 4
+
+
 def test_paraphrases_of_every_tested_fact_are_trained_on(tmp_path):
     train = {r["question"].lower(): r["answer"] for r in rows("paraphrased", tmp_path)}
     test = read_lines(tmp_path / "test.jsonl")
