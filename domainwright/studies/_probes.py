@@ -7,6 +7,7 @@ from domainwright.core.errors import CapabilityError
 from domainwright.core.records import Text
 from domainwright.methods._adapter import Adapter
 from domainwright.models.base import Base
+from domainwright.studies._labels import labels_of
 from domainwright.studies.data import StudyData
 from domainwright.studies.records import Candidate
 from domainwright.studies.search import FACTORS, FAMILIES, candidates, size_of_race
@@ -45,13 +46,19 @@ def race_of(
         probed: the stand-in's probe.
         seconds: that training may take in all.
     """
-    each = step_seconds(study, base, probed)
     full = full_steps(len(data.split.train), study.train)
-    visit = _visit_seconds(probed) / each
-    count, steps = size_of_race(seconds / each, full, study.train.steps, visit)
-    if count == 1:
-        return None
-    found, out = _entered(study, base, data, general, probed, count)
+    found, out, count = probed, list[str](), 27
+    while True:
+        # Methods differ in what a step takes, and are probed only where there may be time for them.
+        each = step_seconds(study, base, found) / len(found)
+        visit = _visit_seconds(probed) / each
+        size, steps = size_of_race(seconds / each, full, study.train.steps, visit, count)
+        if size == 1:
+            return None
+        if size == count and found is not probed:
+            break
+        found, out = _entered(study, base, data, general, probed, size)
+        count = size
     untried = [m for m in FAMILIES if m not in found and not any(m in x for x in out)]
     time = f" No time to try: {', '.join(untried)}." if untried else ""
     field = candidates(base, list(found), count, steps)
@@ -71,6 +78,7 @@ def probe_methods(
     general: Sequence[Text],
 ) -> Probed:
     """Method -> (its run, what it costs, whether with gradient checkpointing)."""
+    labels = labels_of(data.split.train, study.train)
     kept, _ = preflight(base, data.split.train, study.train)
     memory = study.budget.memory_gb
     wish = wish_of(base, kept, data.split.dev, general, study.train, study.seed, memory)
@@ -79,7 +87,7 @@ def probe_methods(
         settings = study.methods.get(method, {})
 
         def begin(method: str = method, settings: dict = settings) -> Adapter:
-            return build(base, method, settings, study.seed)
+            return build(base, method, settings, study.seed, labels)
 
         found[method] = (wish, *measure(base, begin, wish))
     return found

@@ -189,9 +189,13 @@ def _item_seconds(
     """Reading one test item's prompts."""
     context = study.prompting.context_tokens
     extra = 0 if prompted(strategy) in SHORT else context
-    # A choice is scored with its question in front: as many readings as choices.
-    readings = mean([len(r.choices) for r in train[:400] if isinstance(r, Choice)] or [1])
-    return readings * (mean_tokens + extra) / read
+    # What the choices of a question share is read once; about four characters a token.
+    others = [
+        sum(len(c) / 4 + 1 for c in r.choices) - len(r.choices[r.answer]) / 4 - 1
+        for r in train[:400]
+        if isinstance(r, Choice)
+    ]
+    return (mean_tokens + extra + mean(others or [0.0])) / read
 
 
 def _items(

@@ -58,7 +58,7 @@ FACTORS = (1.0, 3.0, 1 / 3)
 
 
 def size_of_race(
-    affordable: float, full: int, given: int | None, visit: float = 0.0
+    affordable: float, full: int, given: int | None, visit: float = 0.0, most: int = 27
 ) -> tuple[int, int]:
     """(candidates, steps of the whole run).
 
@@ -67,8 +67,9 @@ def size_of_race(
         visit: what taking up a candidate costs besides its steps, in steps.
         full: steps that the data are good for.
         given: steps that the study asks for.
+        most: candidates there may be.
     """
-    for count in (27, 9, 3):
+    for count in (n for n in (27, 9, 3) if n <= most):
         left = affordable - visit * VISITS[count]
         steps = given or min(full, int(left / ALLOWANCE[count]))
         if steps >= FEWEST_STEPS[count] and steps * ALLOWANCE[count] <= left:
