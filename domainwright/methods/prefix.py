@@ -26,10 +26,11 @@ Dimension key: P rows, L layers, H width of the network, K key/value heads, h he
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers.cache_utils import DynamicCache
 
 from domainwright.core.errors import ConfigError, DataError
@@ -99,8 +100,13 @@ class _Made(_prompts.Shift):
         self.adapter = adapter
         self.table_PLKh = adapter.made()
 
+    @property
+    def dropping(self) -> bool:
+        return self.adapter.dropout > 0 and torch.is_grad_enabled()
+
     def begin(self) -> None:
-        self.table_PLKh = self.adapter.made()
+        made = self.adapter.made()
+        self.table_PLKh = functional.dropout(made, self.adapter.dropout) if self.dropping else made
 
 
 class _Rows:
@@ -162,6 +168,11 @@ class PrefixAdapter(Adapter):
         network = [] if self.network is None else list(self.network.parameters())
         rest = [p for p in self.parameters() if not any(p is n for n in network)]
         return [(group, rate) for group, rate in ((network, NETWORK_RATE), (rest, 1.0)) if group]
+
+    @property
+    def dropout(self) -> float:
+        """Share of the table set to zero in training, drawn once a pass."""
+        return 0.0
 
     @property
     def peft_type(self) -> str | None:
@@ -255,29 +266,39 @@ class Prefix:
         Raises:
             DataError: another base, another type, a tensor of another shape, another network.
         """
-        config, tensors, noted = _peft_format.read(folder)
-        _peft_format.check_base(noted, base.sha256, base.source.name, folder)
-        known: dict[str, Any] = noted.get("settings", {})
-        if known.get("gate"):
-            _peft_format.check_method(noted, "prefix", folder)
-        else:
-            _peft_format.check_type(config, "PREFIX_TUNING", "prefix@1", folder)
-        heads = int(config["num_attention_heads"])
-        layers = len(_prompts.attending(base, "prefix"))
-        if (config["num_layers"], config.get("num_transformer_submodules", 1)) != (layers, 1):
-            raise DataError(
-                f"{folder} has a prefix for {config['num_layers']} layers, not {layers}.",
-                "load it on the base it was trained on.",
-            )
-        settings = PrefixSettings(**known | {"rows": int(config["num_virtual_tokens"])})
-        shape = settings.rows, 2 * layers, heads, int(config["token_dim"]) // heads
-        start = torch.zeros(shape, device=base.device)
-        learns = (folder / _prompts.ENCODER).is_file()
-        adapter = PrefixAdapter(base, settings, start, 0 if learns else None)
-        targets = adapter.stored() | {"prompt_embeddings": start.flatten(1)}
-        _peft_format.fill(targets, tensors, folder)
-        if adapter.network is not None:
-            _prompts.fill_encoder(folder, adapter.network, start)
-        else:
-            adapter.made().data.copy_(start)
-        return adapter
+        return load(base, folder, PrefixSettings, PrefixAdapter)
+
+
+S = TypeVar("S", bound=PrefixSettings)
+A = TypeVar("A", bound=PrefixAdapter)
+
+
+def load(base: Base, folder: Path, settings_of: type[S], adapter_of: type[A]) -> A:
+    """An adapter of prefix's kin; `adapter_of` says which."""
+    config, tensors, noted = _peft_format.read(folder)
+    _peft_format.check_base(noted, base.sha256, base.source.name, folder)
+    known: dict[str, Any] = noted.get("settings", {})
+    method = adapter_of.method
+    if noted or known.get("gate"):
+        _peft_format.check_method(noted, method, folder)
+    if not known.get("gate"):
+        _peft_format.check_type(config, "PREFIX_TUNING", f"{method}@{adapter_of.version}", folder)
+    heads = int(config["num_attention_heads"])
+    layers = len(_prompts.attending(base, method))
+    if (config["num_layers"], config.get("num_transformer_submodules", 1)) != (layers, 1):
+        raise DataError(
+            f"{folder} has a prefix for {config['num_layers']} layers, not {layers}.",
+            "load it on the base it was trained on.",
+        )
+    settings = settings_of(**known | {"rows": int(config["num_virtual_tokens"])})
+    shape = settings.rows, 2 * layers, heads, int(config["token_dim"]) // heads
+    start = torch.zeros(shape, device=base.device)
+    learns = (folder / _prompts.ENCODER).is_file()
+    adapter = adapter_of(base, settings, start, 0 if learns else None)
+    targets = adapter.stored() | {"prompt_embeddings": start.flatten(1)}
+    _peft_format.fill(targets, tensors, folder)
+    if adapter.network is not None:
+        _prompts.fill_encoder(folder, adapter.network, start)
+    else:
+        adapter.made().data.copy_(start)
+    return adapter

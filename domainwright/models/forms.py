@@ -5,9 +5,10 @@ Choices follow lm-evaluation-harness: plain text, no chat template, the continua
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from domainwright.core.records import Chat, Choice, Message, Row, Text
+from domainwright.models.lesson import Lesson
 from domainwright.models.template import Encoded, Template
 
 
@@ -73,10 +74,16 @@ class TrainRow:
     file: str = ""
     line: int = 0
     """Where the row comes from, for messages."""
+    lesson: Lesson | None = None
+    """What a teacher says about the supervised tokens, where the run has one."""
+    labels: tuple[int, ...] | None = None
+    """Instead of the next token, what a head says at each supervised token: the label's number."""
+    classes: int = 0
+    """How many labels there are."""
 
     @property
     def targets(self) -> int:
-        return sum(self.supervised[1:])
+        return sum(self.supervised[1:]) if self.labels is None else len(self.labels)
 
 
 def encode_rows(template: Template, rows: Sequence[Row], max_tokens: int) -> list[TrainRow]:
@@ -104,6 +111,38 @@ def encode_rows(template: Template, rows: Sequence[Row], max_tokens: int) -> lis
                 if len(piece) > 1:
                     encoded.append(TrainRow(f"{row.id}#{part}", piece, [True] * len(piece)))
     return encoded
+
+
+def labelled_rows(
+    template: Template, rows: Sequence[Choice], labels: Sequence[str], max_tokens: int
+) -> list[TrainRow]:
+    """Choices as documents whose last token has the label: the question as it is scored.
+
+    Args:
+        labels: what a head knows; every row's right choice is one of them.
+    """
+    encoded = []
+    for row in rows:
+        ids = template.tokenizer(choice_prompt(row)).input_ids
+        marks = [False] * (len(ids) - 1) + [True]
+        document = _limit(row, Encoded(ids, marks), max_tokens)
+        number = labels.index(row.choices[row.answer])
+        encoded.append(replace(document, labels=(number,), classes=len(labels)))
+    return encoded
+
+
+def tagged_row(
+    template: Template, name: str, words: Sequence[str], tags: Sequence[int], classes: int
+) -> TrainRow:
+    """Words with a tag each as a document. The tag sits on a word's last token, the first that a
+    causal model reads with the whole word behind it."""
+    ids: list[int] = []
+    supervised: list[bool] = []
+    for number, word in enumerate(words):
+        own = template.tokens(word if number == 0 else " " + word)
+        ids += own
+        supervised += [False] * (len(own) - 1) + [True]
+    return TrainRow(name, ids, supervised, labels=tuple(tags), classes=classes)
 
 
 def _limit(row: Row, whole: Encoded, max_tokens: int, *, conversation: bool = False) -> TrainRow:

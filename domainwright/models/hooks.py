@@ -47,6 +47,8 @@ class Hooks:
         self._suspended = False
         self._spans: Mapping[Any, slice] | None = None
         self._replaced = Replaced(model, self._reads)
+        self._heads: dict[Any, Any] = {}
+        """Owner -> its head for labels."""
 
     def at(self, point: str) -> list[Site]:
         """The places called `point`, in the model's order."""
@@ -81,6 +83,23 @@ class Hooks:
     def restore(self, owner: Any) -> None:
         self._replaced.remove(owner)
 
+    def label(self, head: nn.Module | None, owner: Any) -> None:
+        """Let `head` (states (…, D) -> logits (…, C)) give the labels; None: no longer."""
+        self._heads.pop(owner, None)
+        if head is None:
+            return
+        if self._heads:
+            raise CapabilityError(
+                "Two adapters bring a head for labels to one base.",
+                "detach the first one before the second is attached.",
+            )
+        self._heads[owner] = head
+
+    @property
+    def head(self) -> Any | None:
+        """What gives labels now."""
+        return None if self._suspended else next(iter(self._heads.values()), None)
+
     def _reads(self, owner: Any) -> bool:
         """Whether weights of `owner` stand in for the base's now."""
         if self._suspended or (self._spans is not None and owner not in self._spans):
@@ -102,9 +121,9 @@ class Hooks:
 
     @property
     def head_trained(self) -> bool:
-        """Whether the output head is an adapter's now."""
+        """Whether the output head is an adapter's now, and learns."""
         head = getattr(self.model, "get_output_embeddings", lambda: None)()
-        return head is not None and self._replaced.acts_on(head)
+        return head is not None and self._replaced.trained(head)
 
     @property
     def shared(self) -> bool:

@@ -26,6 +26,7 @@ class Replaced:
         self._plain: dict[nn.Module, type] = {}
         """Class of every module that is covered."""
         self.owners: dict[tuple[nn.Module, str], Any] = {}
+        self._values: dict[tuple[nn.Module, str], nn.Parameter] = {}
 
     def add(self, name: str, value: nn.Parameter, owner: Any) -> None:
         """Read `value` where the model reads its parameter `name`, tied copies included.
@@ -59,17 +60,22 @@ class Replaced:
         covered = type(kind.__name__, (kind,), {key: property(read), "__module__": kind.__module__})
         module.__class__ = covered
         self.owners[module, key] = owner
+        self._values[module, key] = value
 
     def remove(self, owner: Any) -> None:
         for module, key in [k for k, who in self.owners.items() if who is owner]:
-            del self.owners[module, key]
+            del self.owners[module, key], self._values[module, key]
             if not any(m is module for m, _ in self.owners):
                 module.__class__ = self._plain.pop(module)
 
-    def acts_on(self, module: nn.Module | None = None) -> bool:
-        """Whether any replacement is read now: anywhere, or in one module."""
+    def acts_on(self) -> bool:
+        """Whether any replacement is read now."""
+        return any(self.current(owner) for owner in self.owners.values())
+
+    def trained(self, module: nn.Module) -> bool:
+        """Whether a replacement that asks for a gradient is read now in one module."""
         return any(
-            self.current(owner)
-            for (found, _), owner in self.owners.items()
-            if module is None or found is module
+            self.current(owner) and self._values[found, key].requires_grad
+            for (found, key), owner in self.owners.items()
+            if found is module
         )

@@ -52,12 +52,14 @@ class Exam:
     """Strategy -> its marked answers, in the order of the rows."""
     prompters: dict[str, Any] = field(default_factory=dict)
 
-    def ask(self, name: str, prompting: str, adapter_hash: str) -> list[Item]:
-        """Every test item, answered and marked, or read back."""
-        self.items[name] = self._asked(name, prompting, adapter_hash)
-        return self.items[name]
+    def ask(
+        self, name: str, prompting: str, adapter_hash: str, part: str = "scorecard"
+    ) -> list[Item]:
+        """Every test item, answered and marked, or read back.
 
-    def _asked(self, name: str, prompting: str, adapter_hash: str) -> list[Item]:
+        Args:
+            part: folder within the strategy's; further training seeds have their own.
+        """
         parents = {
             "dataset": self.data.hash,
             "base": self.base.sha256,
@@ -77,7 +79,7 @@ class Exam:
             parents["adapter"] = adapter_hash
         if "documents" in PROMPTINGS.get(prompting).needs:
             parents |= {s.file: s.sha256 for s in self.data.sources if s.role == "documents"}
-        folder = self.folder / "trials" / name / "scorecard"
+        folder = self.folder / "trials" / name / part
         if found := read_items(folder, parents, "items.jsonl") if self.resume else None:
             return found
         if prompting not in self.prompters:

@@ -12,11 +12,15 @@ from domainwright.core.errors import ConfigError
 from domainwright.studies.study import MARK, StudySettings, plain, read_study
 
 STUDY_FILE = "study.yaml"
-OF_STUDY = ("trials", "search", "dataset", "plan.json", "verdict.json", "report.html", MANIFEST)
+OF_STUDY = (
+    *("trials", "search", "lessons", "dataset", "plan.json", "verdict.json", "report.html"),
+    MANIFEST,
+)
 OF_RUN = (
     "adapter",
     "checkpoints",
     "dataset",
+    "lessons",
     "metrics.jsonl",
     "planned.json",
     "training.json",

@@ -332,7 +332,10 @@ def _instruction(folder: Path, strategy: str) -> str | None:
 
 
 def _adapter(base: Base, folder: Path) -> Adapter:
+    from domainwright.methods import _head
     from domainwright.methods._folders import method_of
 
+    if _head.has_head(folder):
+        return _head.load(base, folder)
     adapter: Adapter = METHODS.get(method_of(folder)).load(base, folder)
     return adapter

@@ -57,9 +57,11 @@ def _method(result: StrategyResult) -> str:
 
 def _library(result: StrategyResult) -> str:
     method = _method(result)
-    gated = result.training is not None and result.training.settings.get("gate")
+    settings = result.training.settings if result.training is not None else {}
+    # PEFT reads a head as well, but on another class of model than the card's.
+    own = settings.get("gate") or settings.get("head")
     known = method in PEFT or method.startswith("peft:")
-    return "peft" if known and not gated else "domainwright"
+    return "peft" if known and not own else "domainwright"
 
 
 def _base_id(verdict: Verdict) -> str:

@@ -116,9 +116,8 @@ def make_plan(
     methods = list(dict.fromkeys(m for s in strategies if (m := parts(s)[0])))
     # First: the probes of memory must not begin where those of writing left it.
     probed = probe_methods(study, base, data, methods, general) if methods else {}
-    encoded = [
-        r for r in encode_rows(base.template, train[:400], limit(base, study.train)) if not r.cut
-    ]
+    longest = limit(base, study.train)
+    encoded = [r for r in encode_rows(base.template, train[:400], longest) if not r.cut]
     mean_tokens = sum(len(r.ids) for r in encoded) / max(1, len(encoded))
     answers = data.task == "answers"
     chats = [r for r in train[:400] if isinstance(r, Chat)]

@@ -112,6 +112,9 @@ class StudySettings:
     methods: dict[str, Any] = field(default_factory=dict)
     """Settings of single methods: {lora: {rank: 8}}."""
     seed: int = 0
+    seeds: int = 1
+    """Trainings of every trained strategy, each with a seed of its own. Scores are their means,
+    and intervals hold the luck of the seeds too."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     quantise: Literal["nf4", "fp4"] | None = None
@@ -122,6 +125,8 @@ class StudySettings:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ConfigError(f"seeds is {self.seeds}.", "give a whole number from 1.")
         if not self.base.strip():
             raise ConfigError("base is empty.", "give an alias, a hub id or a folder.")
         if self.name is not None and (self.name.strip(". ") == "" or {"/", "\\"} & set(self.name)):
@@ -200,11 +205,23 @@ def read_study(path: Path | str, overrides: Sequence[str] = ()) -> StudySettings
     base = study.base
     if (folder / base).is_dir():
         base = str(folder / base)
+    train = study.train
+    if train.distil and train.distil.teacher and (folder / train.distil.teacher).is_dir():
+        teacher = str(folder / train.distil.teacher)
+        train = replace(train, distil=replace(train.distil, teacher=teacher))
     name = study.name or (folder.name if path.stem == "study" else path.stem)
     prompting = study.prompting
     if study.domain and prompting.instruction is None:
         prompting = replace(prompting, instruction=read_domain(study.domain)["instruction"])
-    return replace(study, base=base, data=data, evaluate=evaluate, name=name, prompting=prompting)
+    return replace(
+        study,
+        base=base,
+        data=data,
+        evaluate=evaluate,
+        train=train,
+        name=name,
+        prompting=prompting,
+    )
 
 
 def read_domain(name: str) -> dict[str, Any]:

@@ -15,14 +15,17 @@ from domainwright.core.progress import Listener, quiet
 from domainwright.core.records import Row, SetAside, Text
 from domainwright.methods import METHODS
 from domainwright.methods._adapter import Adapter
+from domainwright.methods._head import HeadedAdapter
 from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow, encode_rows
+from domainwright.studies._labels import encoded_rows, labels_of
 from domainwright.studies.records import Planned, Training
 from domainwright.train import loop
 from domainwright.train.checkpoint import disk_errors
 from domainwright.train.fit import Fit, Wish, fit
 from domainwright.train.preflight import check_rows, check_template
 from domainwright.train.settings import TrainSettings
+from domainwright.train.teacher import dictated, with_blank_lessons, with_lessons
 
 WATCHED = 48
 """Most development rows measured at each check; more would cost training time."""
@@ -72,6 +75,8 @@ class Wanted:
     """How the run fits into memory; None: a probe decides."""
     start: dict[str, float] | None = None
     """Watched losses of the untouched base, where they are known."""
+    lessons: Path | None = None
+    """Where what a teacher says is kept, for all runs of a study; None: in `folder`."""
 
 
 def tune(
@@ -90,10 +95,10 @@ def tune(
     """
     folder = wanted.folder
     with lock(folder):
-        begun = _begin(wanted, resume)
+        begun = _begin(wanted, resume, listen)
         job, adapter = begun.job, begun.job.adapter
         trained = loop.train(job, resume=resume, listen=listen, stop=stop)
-        parents = wanted.parents | {"run": job.run_hash}
+        parents = begun.parents | {"run": job.run_hash}
         manifest = _write_adapter(folder / "adapter", adapter, parents)
         training = _record(trained, adapter, begun.chosen, begun.found)
         _write_training(folder, training, begun.aside)
@@ -115,7 +120,8 @@ def advance(
         As `tune`.
     """
     with lock(wanted.folder):
-        return loop.advance(_begin(wanted, resume=True).job, until, listen=listen, stop=stop)
+        begun = _begin(wanted, True, listen)
+        return loop.advance(begun.job, until, listen=listen, stop=stop)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,18 +130,20 @@ class _Begun:
     found: Fit
     chosen: dict[str, Any]
     aside: list[SetAside]
+    parents: dict[str, str]
 
 
-def _begin(wanted: Wanted, resume: bool) -> _Begun:
+def _begin(wanted: Wanted, resume: bool, listen: Listener) -> _Begun:
     """The job, with all that was left open decided."""
     base, method, settings, seed = wanted.base, wanted.method, wanted.settings, wanted.seed
     kind = METHODS.get(method)
-    adapter = build(base, method, wanted.method_settings, seed)
-    kept, aside = preflight(base, wanted.rows, settings)
+    labels = labels_of([*wanted.rows, *wanted.development], settings)
+    adapter = build(base, method, wanted.method_settings, seed, labels)
+    kept, aside, parents = _taught(wanted, listen)
     wish = wish_of(base, kept, wanted.development, wanted.general, settings, seed, wanted.memory_gb)
     total = settings.steps or wanted.steps or full_steps(len(kept), settings)
     found = _fit(wanted.folder if resume else None, wanted.planned, wish, total) or fit(
-        base, lambda: build(base, method, wanted.method_settings, seed), wish, total
+        base, lambda: build(base, method, wanted.method_settings, seed, labels), wish, total
     )
     write_json(wanted.folder / PLANNED, asdict(found.require()))
     adapter.prepare(kept, seed)
@@ -156,9 +164,27 @@ def _begin(wanted: Wanted, resume: bool) -> _Begun:
         start=wanted.start,
         rate=chosen["learning_rate"],
         folder=wanted.folder,
-        identity=_identity(chosen, wanted.parents, seed, kept),
+        identity=_identity(chosen, parents, seed, kept),
     )
-    return _Begun(job=job, found=found, chosen=chosen, aside=aside)
+    return _Begun(job=job, found=found, chosen=chosen, aside=aside, parents=parents)
+
+
+def _taught(
+    wanted: Wanted, listen: Listener
+) -> tuple[list[TrainRow], list[SetAside], dict[str, str]]:
+    """(training rows with what a teacher adds to them, rows set aside, the run's parents)."""
+    base, settings, distil = wanted.base, wanted.settings, wanted.settings.distil
+    if distil is None:
+        return *preflight(base, wanted.rows, settings), wanted.parents
+    folder = wanted.lessons or wanted.folder / "lessons"
+    if distil.learn == "sequences":
+        rows, unanswered, said = dictated(base, wanted.rows, distil, folder, listen)
+        kept, aside = preflight(base, rows, settings)
+        aside = unanswered + aside
+    else:
+        kept, aside = preflight(base, wanted.rows, settings)
+        kept, said = with_lessons(base, kept, distil, folder, listen)
+    return kept, aside, wanted.parents | {"lessons": said}
 
 
 def usual_rate(base: Base, method: str) -> float:
@@ -196,12 +222,18 @@ def _job(
     )
 
 
-def build(base: Base, method: str, method_settings: dict[str, Any], seed: int) -> Adapter:
-    """The method's adapter as it begins, not attached."""
+def build(
+    base: Base,
+    method: str,
+    method_settings: dict[str, Any],
+    seed: int,
+    labels: Sequence[str] | None = None,
+) -> Adapter:
+    """The method's adapter as it begins, not attached; with `labels`, with a head for them."""
     kind = METHODS.get(method)
     settings = from_mapping(kind.Settings, method_settings, f"methods {method}")
     adapter: Adapter = kind.build(base, settings, seed)
-    return adapter
+    return adapter if labels is None else HeadedAdapter(adapter, "classification", labels)
 
 
 def wish_of(
@@ -244,7 +276,7 @@ def _fit(folder: Path | None, planned: Fit | None, wish: Wish, steps: int) -> Fi
 
 def _watched(base: Base, rows: Sequence[Row], settings: TrainSettings) -> list[TrainRow]:
     """The development rows whose loss is measured during the run."""
-    encoded = encode_rows(base.template, rows[: 2 * WATCHED], limit(base, settings))
+    encoded = encoded_rows(base, rows[: 2 * WATCHED], settings, limit(base, settings))
     whole = [r for r in encoded if not r.cut][:WATCHED]
     if not whole:
         raise DataError(
@@ -300,11 +332,15 @@ def preflight(
     Raises:
         DataError: the first check that fails.
     """
-    encoded = encode_rows(base.template, rows, limit(base, settings))
+    encoded = encoded_rows(base, rows, settings, limit(base, settings))
     check_template(base, rows, encoded)
-    return check_rows(
+    kept, aside = check_rows(
         base, encoded, max_cut_share=settings.max_cut_share, max_tokens=limit(base, settings)
     )
+    if settings.distil is not None and settings.distil.learn == "logits":
+        # A plan asks no teacher, and must reckon with what a lesson costs.
+        kept = with_blank_lessons(kept, settings.distil, base.vocabulary)
+    return kept, aside
 
 
 def limit(base: Base, settings: TrainSettings) -> int:

@@ -5,13 +5,15 @@
 softmax minus one-hot is known as soon as the logits are, so the gradient with respect to h
 is made in the same pass over a block of rows and the (N, V) logits never exist at once:
 two matrix products a block, and memory that does not grow with the batch. Rows with a teacher's
-lesson have the loss of `distillation`, in the same blocks.
+lesson have the loss of `distillation`, in the same blocks; rows with labels have the plain
+cross-entropy of the head that an adapter brought, which is small.
 
 Dimension key: N supervised positions, D hidden size, V vocabulary.
 """
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,12 +32,22 @@ BLOCK = 256
 """Rows at a time: 256 x 49,152 float32 logits are 50 MB."""
 
 
-Batch = tuple[Flat, Tensor, Tensor, Lesson | None]
-"""(flat batch, row that predicts each supervised token, that token, a teacher's word on it)."""
+class Batch(NamedTuple):
+    """Several rows in one pass; all of them have a lesson, or labels, or none has."""
+
+    flat: Flat
+    sources_N: Tensor
+    """Row of the flat batch that predicts each target."""
+    labels_N: Tensor
+    """The supervised token, or the number of its label."""
+    lesson: Lesson | None = None
+    """What a teacher says about each of them."""
+    classes: int = 0
+    """How many labels there are; 0: the targets are tokens."""
 
 
 def batch_of(base: Base, rows: Sequence[TrainRow]) -> Batch:
-    """The rows as one batch; all of them have a lesson, or none.
+    """The rows as one batch.
 
     What several rows begin with, a system prompt or a context, is in the batch once: its states
     and its gradient are those of every row that has it.
@@ -48,33 +60,49 @@ def batch_of(base: Base, rows: Sequence[TrainRow]) -> Batch:
         tree = grow([tuple(row.ids) for row in rows])
         flat = tree.flat(base.device)
         places = [tree.rows(i, 0, len(row.ids)) for i, row in enumerate(rows)]
-    sources, labels = [], []
+    sources: list[int] = []
+    labels: list[int] = []
     for row, place in zip(rows, places, strict=True):
+        if row.labels is not None:
+            sources += [place[i] for i, on in enumerate(row.supervised) if on]
+            labels += row.labels
+            continue
         # A document's first token is predicted by nothing: never by the document before it.
         marked = [i for i, on in enumerate(row.supervised) if on and i]
         sources += [place[i - 1] for i in marked]
         labels += [row.ids[i] for i in marked]
     lessons = [row.lesson for row in rows if row.lesson is not None]
     assert len(lessons) in (0, len(rows)), "rows with and without a lesson in one run"
-    return (
+    classes = {row.classes for row in rows}
+    assert len(classes) == 1, "rows with other labels, or with none, in one pass"
+    return Batch(
         flat,
         torch.tensor(sources, dtype=torch.long, device=base.device),
         torch.tensor(labels, dtype=torch.long, device=base.device),
         joined(lessons, base.device) if lessons else None,
+        classes.pop(),
     )
 
 
 def summed_loss(
-    base: Base, flat: Flat, sources_N: Tensor, labels_N: Tensor, lesson: Lesson | None = None
+    base: Base,
+    flat: Flat,
+    sources_N: Tensor,
+    labels_N: Tensor,
+    lesson: Lesson | None = None,
+    classes: int = 0,
 ) -> Tensor:
     """Summed loss in nats over the chosen targets of a flat batch, a float32 scalar.
 
     Args:
         sources_N: row of the flat batch that predicts each target; a shared row may predict
             several.
-        labels_N: ids of the targets.
+        labels_N: ids of the targets, or the numbers of their labels.
         lesson: what a teacher says about each of them.
+        classes: how many labels there are, for the head that hangs on the base.
     """
+    if classes:
+        return label_losses(base, flat, sources_N, labels_N, classes).sum()
     rows_N, places_N = sources_N.unique(return_inverse=True)
     if not base.plain_head:
         logits = base.logits(flat, rows_N).float()[places_N]
@@ -88,12 +116,28 @@ def summed_loss(
     return _head_losses(base, hidden_ND, labels_N, lesson, 1)[0]
 
 
+def label_losses(
+    base: Base, flat: Flat, sources_N: Tensor, labels_N: Tensor, classes: int
+) -> Tensor:
+    """Loss (N) in nats of labels under the head on the base; without one it is a guess: log C."""
+    head = base.hooks.head
+    if head is None:
+        return torch.full(labels_N.shape, math.log(classes), device=base.device)
+    rows_N, places_N = sources_N.unique(return_inverse=True)
+    logits = head(base.hidden(flat, rows_N))[places_N]
+    return functional.cross_entropy(logits, labels_N, reduction="none")
+
+
 @torch.no_grad()
 def losses_of_rows(base: Base, rows: Sequence[TrainRow], limit: int) -> list[float]:
     """Each row's own summed loss in nats, no gradient, in passes of at most `limit` tokens."""
     found: list[float] = []
     for group in micro_batches(rows, limit):
-        flat, sources_N, labels_N, _ = batch_of(base, group)
+        flat, sources_N, labels_N, _, classes = batch_of(base, group)
+        if classes:
+            each = label_losses(base, flat, sources_N, labels_N, classes)
+            found += [float(x.sum()) for x in each.split([row.targets for row in group])]
+            continue
         rows_N, places_N = sources_N.unique(return_inverse=True)
         states = base.hidden(flat, rows_N) if base.plain_head else base.logits(flat, rows_N)
         losses = []
@@ -112,11 +156,13 @@ def summed_losses(
     sources_N: Tensor,
     labels_N: Tensor,
     lesson: Lesson | None = None,
+    classes: int = 0,
 ) -> Tensor:
     """The same for several adapters that hang on the base: each owner's sum, read in one batch.
 
-    Only where `plain_head` holds, and where none of them drops inputs.
+    Only where `plain_head` holds, where none of them drops inputs, and where targets are tokens.
     """
+    assert not classes, "an adapter with a head of its own steps alone"
     rows_N, places_N = sources_N.unique(return_inverse=True)
     hidden_CND = base.hidden_of_each(owners, flat, rows_N)
     if not torch.equal(places_N, torch.arange(len(places_N), device=places_N.device)):

@@ -190,7 +190,9 @@ def _labelled(row: TrainRow) -> TrainRow:
 
 
 def _taught(row: TrainRow) -> TrainRow:
-    """With a lesson for every target again, where there was one."""
+    """With a lesson or a label for every target again, where there was one."""
+    if row.labels is not None:
+        return replace(row, labels=(0,) * sum(row.supervised))
     return row if row.lesson is None else replace(row, lesson=row.lesson.sized(row.targets))
 
 

@@ -11,6 +11,47 @@ STEPS_A_CHECK = 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DistilSettings:
+    """Learn from a teacher. See `train.distillation` for the loss, `train.teacher` for the rest."""
+
+    teacher: str | None = None
+    """Alias, hub id or folder of a base, or the folder of a run or an adapter. None: the base
+    itself, untouched."""
+    learn: Literal["logits", "sequences"] = "logits"
+    """Its probabilities of the rows' own tokens, or the answers it writes in their place."""
+    weight: float = 0.5
+    """Share of the teacher's probabilities in the loss; the rest is the rows' own. In (0, 1]."""
+    temperature: float = 2.0
+    """Both sides' logits are divided by it, so that unlikely tokens teach too."""
+    top: int | None = 64
+    """Likeliest tokens kept of every distribution; 8 bytes each on the disk and in memory. None:
+    the whole vocabulary."""
+    new_tokens: int = 256
+    """Longest answer of a teacher of sequences; one that does not end by then is set aside."""
+
+    def __post_init__(self) -> None:
+        for name in ("top", "new_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"train.distil.{name} is {value}.", "give a whole number from 1.")
+        if not 0 < self.weight <= 1:
+            raise ConfigError(
+                f"train.distil.weight is {self.weight}, outside (0, 1].",
+                "give a share of the loss such as 0.5, or leave `distil` out.",
+            )
+        if not 0 < self.temperature < math.inf:
+            raise ConfigError(
+                f"train.distil.temperature is {self.temperature}.", "give a number such as 2.0."
+            )
+        if self.teacher is None and self.learn == "logits" and self.weight == 1:
+            raise ConfigError(
+                "train.distil.weight is 1 and the base is its own teacher: it is at its goal "
+                "before the first step.",
+                "give a weight such as 0.5, or another teacher.",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSettings:
     """Every field carries its unit. None means: chosen from the data, the base and the budget."""
 
@@ -49,12 +90,22 @@ class TrainSettings:
     """Largest rise of the loss on general text, nats per token, that a kept state may have."""
     checkpoint_every: int = 10
     """Optimiser steps between checkpoints."""
+    distil: DistilSettings | None = None
+    """Learn from a teacher, too. None: from the rows alone."""
+    head: bool = False
+    """Multiple choice whose choices are always the same: every method trains a head that says which
+    it is, instead of the words of the right one."""
 
     def checks_in(self, steps: int) -> int:
         """How often a run of so many steps is looked at."""
         return self.checks or max(2, min(5, steps // STEPS_A_CHECK))
 
     def __post_init__(self) -> None:
+        if self.head and self.distil is not None:
+            raise ConfigError(
+                "train.head and train.distil are both set, and no teacher speaks of labels.",
+                "leave one of the two out.",
+            )
         for name in (
             "steps",
             "batch",

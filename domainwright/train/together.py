@@ -179,7 +179,8 @@ class Together(InTurn):
         if run not in self._able:
             self.stage.put(adapter)
             replaces = any(True for _ in adapter.replacements())
-            self._able[run] = base.plain_head and not base.hooks.dropping and not replaces
+            alone = replaces or base.hooks.dropping or base.hooks.head is not None
+            self._able[run] = base.plain_head and not alone
         return self._able[run]
 
     def _fused(self, move: list[Run], packing: Packing) -> list[Taken | Failure] | None:
@@ -211,7 +212,7 @@ class Together(InTurn):
         with torch.random.fork_rng():
             torch.manual_seed(derive(first.job.seed, "step", first.state.step))
             for batch in packing.passes(self.limit):
-                tokens = batch[0].tokens
+                tokens = batch.flat.tokens
                 spans = {o: slice(i * tokens, (i + 1) * tokens) for i, o in enumerate(owners)}
                 # Around the backward pass, too: recomputed blocks call their hooks there.
                 with base.hooks.owning(spans):

@@ -97,6 +97,10 @@ def prefix(s, rows=20):
     return rows * s.L * 2 * s.K
 
 
+def ptuning_v2(s):
+    return prefix(s, rows=16)
+
+
 def prompt(s, rows=20):
     return rows * s.D
 

@@ -27,6 +27,7 @@ REFUSED = {
     "prefix": {"mamba"},
     "prompt": {"mamba"},
     "ptuning": {"mamba"},
+    "ptuning_v2": {"mamba"},
     "multitask_prompt": {"mamba"},
     "mix_and_match": {"mamba"},
     "compacter": {"mamba"},

@@ -365,7 +365,7 @@ def test_long_development_rows_are_watched_in_part(monkeypatch):
     from domainwright.studies import tune
 
     rows = [TrainRow(str(n), [1] * 500, [True] * 500) for n in range(30)]
-    monkeypatch.setattr(tune, "encode_rows", lambda *_: rows)
+    monkeypatch.setattr(tune, "encoded_rows", lambda *_: rows)
     monkeypatch.setattr(tune, "limit", lambda *_: 1024)
     base = type("Base", (), {"template": None})
     assert len(tune._watched(base, rows, None)) == 12

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-from domainwright.methods import METHODS
 from domainwright.models.lesson import Lesson
 from domainwright.train import loss as loss_head
 from domainwright.train.distillation import blended
@@ -175,4 +174,3 @@ def test_a_student_comes_nearer_to_its_teacher(tmp_path):
         assert apart() < 0.5 * before
     lines = [x for x in trained.history if "development_loss" in x]
     assert lines[0]["development_loss"] == pytest.approx(trained.base_loss)
-    assert METHODS.get("lora").version == 1

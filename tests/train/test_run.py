@@ -1,10 +1,10 @@
 """A whole run: what it keeps, when it fails, and that stopping and going on changes nothing."""
 
 import json
-from itertools import chain, repeat
 import math
 import threading
 from dataclasses import replace
+from itertools import chain, repeat
 
 import pytest
 import torch

@@ -14,6 +14,7 @@ import numpy as np
 
 from domainwright.core.progress import Listener, quiet
 from domainwright.core.records import Choice
+from domainwright.evaluate.labels import headed, marked
 from domainwright.evaluate.records import Item, Mark
 from domainwright.evaluate.tasks import TASKS
 from domainwright.infer.likelihood import Request, score
@@ -39,7 +40,9 @@ class Choices:
         listen: Listener = quiet,
         stage: str = "choices",
     ) -> list[Item]:
-        """Score every choice of every row."""
+        """Score every choice of every row; a head that knows these choices says which it is."""
+        if headed(base, rows):
+            return marked(base, rows, prompts, Choices.scores, listen=listen, stage=stage)
         requests, owners = [], []
         for number, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
             for choice in row.choices:
