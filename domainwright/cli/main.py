@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from domainwright.cli import (
     chat,
+    curate,
     data,
     decide,
     doctor,
@@ -48,9 +49,9 @@ class Door(TyperGroup):
         except DomainwrightError as error:
             _fail(error.cause, error.fix, error.exit_code)
         except KeyboardInterrupt:
-            more = " Run the command with --resume to go on."
-            resumable = ctx.invoked_subcommand in RESUMABLE
-            print(f"interrupted.{more if resumable else ''}", file=sys.stderr)
+            more = dict.fromkeys(RESUMABLE, " Run the command with --resume to go on.")
+            more["curate"] = " Run the command again to go on."
+            print(f"interrupted.{more.get(ctx.invoked_subcommand, '')}", file=sys.stderr)
             sys.exit(130)
         except OSError as error:
             if error.errno not in OUT_OF_REACH:
@@ -85,6 +86,7 @@ app.command()(chat.chat)
 app.command()(report.report)
 app.command()(export.export)
 app.command()(trace.trace)
+app.command()(curate.curate)
 app.add_typer(data.app, name="data")
 app.command()(methods.methods)
 app.command()(domains.domains)

@@ -8,6 +8,8 @@ from typing import Any
 from domainwright.core.errors import DataError
 from domainwright.curate._lines import Fault, Lines, Record, RepeatedKey, flaw, opened
 
+CUT = "the line is cut"
+
 
 def json_lines(path: Path) -> Iterator[Record | Fault]:
     """One JSON object per line; blank lines are no records."""
@@ -59,7 +61,9 @@ def _line(raw: bytes, number: int, cut: bool) -> Record | Fault:
     try:
         data = _parse(text)
     except (ValueError, RecursionError) as error:
-        return Fault(number, "not_json", _first_words(error))
+        # A whole object ends with its bracket; what else is wrong with one is no cut.
+        cut_off = "" if text.rstrip().endswith("}") else f"; {CUT}"
+        return Fault(number, "not_json", _first_words(error) + cut_off)
     return _checked(data, number)
 
 

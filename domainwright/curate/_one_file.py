@@ -46,30 +46,50 @@ class ReadResult:
     """What was changed in rows that were kept, and how often."""
 
 
+class Stream:
+    """One file, record by record: its format is found at once, its rows are read when asked for.
+
+    Raises:
+        DataError: nothing can be read, or no format fits.
+    """
+
+    def __init__(
+        self, path: Path, prefix: str, readers: Mapping[str, Reader], overrides: Mapping[str, str]
+    ) -> None:
+        self._renaming, self._readers = Renaming(overrides, readers), readers
+        found = files.records(path)
+        head = list(_head(found))
+        sample = [item for item in head if isinstance(item, Record)]
+        if not sample:
+            raise _nothing_usable(
+                path, [aside(path, item, None) for item in head if isinstance(item, Fault)]
+            )
+        names = list(dict.fromkeys(name for record in sample for name in record.data))
+        self._renaming.check(names, str(path))
+        seen = [self._renaming.apply(record.data) for record in sample]
+        name = _format(seen, readers)
+        if name is None:
+            raise unrecognised(str(path), names, readers)
+        self.format = name
+        """Name of the reader."""
+        self.columns = _columns(names, seen, self._renaming, readers[name])
+        self.place = Place(str(path), prefix, 0)
+        self._items = itertools.chain(head, found)
+
+    def __iter__(self) -> Iterator[Row | SetAside]:
+        """Every record, once: a row, or the reason why it is none."""
+        for item in self._items:
+            yield _row(item, self.place, self.format, self._readers, self._renaming)
+
+
 def read_file(
     path: Path, prefix: str, readers: Mapping[str, Reader], overrides: Mapping[str, str]
 ) -> ReadResult:
-    renaming = Renaming(overrides, readers)
-    found = files.records(path)
-    head = list(_head(found))
-    sample = [item for item in head if isinstance(item, Record)]
-    if not sample:
-        raise _nothing_usable(
-            path, [aside(path, item, None) for item in head if isinstance(item, Fault)]
-        )
-    names = list(dict.fromkeys(name for record in sample for name in record.data))
-    renaming.check(names, str(path))
-    seen = [renaming.apply(record.data) for record in sample]
-    name = _format(seen, readers)
-    if name is None:
-        raise unrecognised(str(path), names, readers)
-
-    place = Place(str(path), prefix, 0)
+    stream = Stream(path, prefix, readers, overrides)
     rows, set_aside, first_line = list[Row](), list[SetAside](), dict[str, int]()
     total = 0
-    for item in itertools.chain(head, found):
+    for made in stream:
         total += 1
-        made = _row(item, place, name, readers, renaming)
         if isinstance(made, Row) and made.id in first_line:
             detail = f"the id {made.id!r} was used on line {first_line[made.id]}"
             made = SetAside(
@@ -87,12 +107,12 @@ def read_file(
     return ReadResult(
         file=str(path),
         sha256=sha256_file(path),
-        format=name,
-        columns=_columns(names, seen, renaming, readers[name]),
+        format=stream.format,
+        columns=stream.columns,
         records=total,
         rows=rows,
         set_aside=set_aside,
-        notes=dict(sorted(place.notes.items())),
+        notes=dict(sorted(stream.place.notes.items())),
     )
 
 

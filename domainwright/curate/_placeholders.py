@@ -2,17 +2,17 @@
 
 from domainwright.core.records import Chat, Row, SetAside
 
-_PLACEHOLDERS = {"-", "--", "---", "–", "—", "n/a", "#n/a", "...", "…", "tbd", "todo"}
-_RARE_SHARE = 0.05
+PLACEHOLDERS = {"-", "--", "---", "–", "—", "n/a", "#n/a", "...", "…", "tbd", "todo"}
+RARE_SHARE = 0.05
 """Above this share of the rows "N/A" is a label that the file teaches, not a gap in it."""
 
 
 def without_placeholders(rows: list[Row]) -> tuple[list[Row], list[SetAside]]:
     """(rows kept, rows set aside as "empty_answer")."""
     empty = [
-        row for row in rows if isinstance(row, Chat) and row.answer.strip().lower() in _PLACEHOLDERS
+        row for row in rows if isinstance(row, Chat) and row.answer.strip().lower() in PLACEHOLDERS
     ]
-    if not empty or len(empty) > _RARE_SHARE * len(rows):
+    if not empty or len(empty) > RARE_SHARE * len(rows):
         return rows, []
     ids = {row.id for row in empty}
     aside = [

@@ -7,6 +7,7 @@ from domainwright.curate._cells import Unusable, as_text, kind, pick, unpacked
 from domainwright.curate._place import Place
 
 CHAT_COLUMNS = ("messages", "conversations", "conversation", "chat", "dialogue", "dialog", "turns")
+NO_CONTENT = "a turn of the assistant has no content at all"
 _ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("user", "human", "prompter", "customer"), "user"),
@@ -86,7 +87,10 @@ def _message(turn: Any) -> Message:
     known = _ROLES.get(role.strip().lower()) if isinstance(role, str) else None
     if known is None:
         raise Unusable("unknown_role", f"the role of a turn is {kind(role)}")
-    return Message(known, _content(pick(turn, ("content", "value", "text", "message"))))
+    content = pick(turn, ("content", "value", "text", "message"))
+    if content is None and known == "assistant":
+        raise Unusable("empty_answer", NO_CONTENT)
+    return Message(known, _content(content))
 
 
 def _content(value: Any) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from domainwright.core.errors import DataError
+from domainwright.curate._documents import html_page, word_document
 from domainwright.curate._json_files import json_document, json_lines
 from domainwright.curate._lines import Fault, Record
 from domainwright.curate._plain import plain_text
@@ -23,6 +24,9 @@ _BY_EXTENSION: dict[str, Callable[[Path], Iterator[Record | Fault]]] = {
     ".parquet": parquet,
     ".txt": plain_text,
     ".md": plain_text,
+    ".html": html_page,
+    ".htm": html_page,
+    ".docx": word_document,
 }
 KNOWN = f"{', '.join(_BY_EXTENSION)} (text formats also with .gz)"
 
@@ -41,7 +45,8 @@ def stem(path: Path) -> str:
 def readable(path: Path) -> bool:
     """True when the file's name promises a format that `records` knows."""
     packed = path.suffix.lower() == ".gz"
-    return extension(path) in _BY_EXTENSION and not (packed and extension(path) == ".parquet")
+    whole = (".parquet", ".docx", ".html", ".htm")
+    return extension(path) in _BY_EXTENSION and not (packed and extension(path) in whole)
 
 
 def records(path: Path) -> Iterator[Record | Fault]:

@@ -1,0 +1,126 @@
+"""Which rows might be copies? One-permutation MinHash, so a row costs one pass over its words.
+
+    bin(h) = top bits of h,   entry(bin) = least hash that fell into it
+    P(entries are equal) = J, as with many permutations (Li, Owen, Zhang 2012, NIPS 25)
+
+An empty bin takes the entry of the nearest filled one to its right, turned by the distance
+(Shrivastava, Li 2014, UAI 30). Bands of entries make the candidates:
+
+    P(pair becomes a candidate) = 1 - (1 - J^r)^b,  0.98 at J = 0.55 for b = 40 and r = 4
+
+Dimension key:
+    T  texts      K  bins      S  runs of words      Q  pairs
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from domainwright.curate._shingles import shingled
+
+BINS = 160
+BAND = 4
+RUN_WORDS = 3
+_EMPTY = np.uint32(0xFFFFFFFF)
+_MOST_PAIRS = 16
+"""A bucket of n rows is n (n - 1) / 2 pairs: beyond this, each row is compared with these
+many before it and with the first."""
+
+Signatures = NDArray[np.uint32]
+
+
+def signatures(texts: Sequence[str]) -> Signatures:
+    """Shape (T, K). A text without words has only the largest number."""
+    hash_S, bounds = shingled(texts, RUN_WORDS)
+    T = len(texts)
+    out_TK = np.full((T, BINS), _EMPTY, dtype=np.uint32)
+    if len(hash_S):
+        row_S = np.repeat(np.arange(T, dtype=np.uint64), np.diff(bounds))
+        bin_S = ((hash_S >> np.uint64(32)) * np.uint64(BINS)) >> np.uint64(32)
+        value_S = hash_S & np.uint64(0x7FFFFFFF)
+        # One sort puts the least hash of every bin first: row, bin and value in one number
+        # where they fit, which is where rows x bins stay below 2^33.
+        key_S = np.sort((row_S * np.uint64(BINS) + bin_S) << np.uint64(31) | value_S)
+        place_S = key_S >> np.uint64(31)
+        first = np.ones(len(key_S), dtype=bool)
+        first[1:] = place_S[1:] != place_S[:-1]
+        out_TK.reshape(-1)[place_S[first].astype(np.int64)] = (
+            key_S[first] & np.uint64(0x7FFFFFFF)
+        ).astype(np.uint32)
+    return _densified(out_TK)
+
+
+def _densified(out_TK: Signatures) -> Signatures:
+    empty_TK = out_TK == _EMPTY
+    rows = np.flatnonzero(empty_TK.any(axis=1) & ~empty_TK.all(axis=1))
+    if not len(rows):
+        return out_TK
+    empty_RK = np.concatenate([empty_TK[rows], empty_TK[rows]], axis=1)
+    place_RK = np.where(empty_RK, 2 * BINS, np.arange(2 * BINS))
+    nearest_RK = np.minimum.accumulate(place_RK[:, ::-1], axis=1)[:, ::-1][:, :BINS]
+    taken_RK = np.take_along_axis(out_TK[rows], nearest_RK % BINS, axis=1)
+    # The distance is mixed in: two bins that borrow one entry must not agree by that alone.
+    far_RK = (nearest_RK - np.arange(BINS)).astype(np.uint32) * np.uint32(0x9E3779B1)
+    out_TK[rows] = taken_RK + far_RK
+    return out_TK
+
+
+def band_keys(signature_TK: Signatures, band: int) -> NDArray[np.uint64]:
+    """One number per row for a band; equal where the band is equal. Shape (T,)."""
+    key_T = np.zeros(len(signature_TK), dtype=np.uint64)
+    for entry in range(band * BAND, band * BAND + BAND):
+        key_T = (key_T ^ signature_TK[:, entry]) * np.uint64(0x9E3779B97F4A7C15)
+        key_T ^= key_T >> np.uint64(29)
+    return key_T
+
+
+def candidates(signature_TK: Signatures) -> NDArray[np.int64]:
+    """Pairs (i, j), i < j, that agree in a band. Shape (Q, 2), sorted by j, then i."""
+    T = len(signature_TK)
+    filled = np.flatnonzero(signature_TK[:, 0] != _EMPTY) if T else np.empty(0, dtype=np.int64)
+    found = [np.empty(0, dtype=np.int64)]
+    # One band at a time: the signatures may lie in a file and be more than fits in memory.
+    for band in range(BINS // BAND):
+        key = band_keys(signature_TK, band)[filled]
+        order = np.argsort(key, kind="stable")
+        same = key[order[1:]] == key[order[:-1]]
+        if not same.any():
+            continue
+        group = np.concatenate([[0], np.cumsum(~same)])
+        begin = np.flatnonzero(np.concatenate([[True], ~same]))
+        size = np.diff(np.append(begin, len(order)))
+        found += _pairs_within(filled[order], group, begin, size, T)
+    key_Q = np.unique(np.concatenate(found))
+    return np.stack([key_Q % max(T, 1), key_Q // max(T, 1)], axis=1)
+
+
+def _pairs_within(
+    row: NDArray[np.int64],
+    group: NDArray[np.int64],
+    begin: NDArray[np.int64],
+    size: NDArray[np.int64],
+    T: int,
+) -> list[NDArray[np.int64]]:
+    """j * T + i for the pairs of every group, rows of a group in rising order."""
+    pieces = []
+    offset = np.arange(len(row)) - begin[group]
+    # The n-th row of a group with each of the rows before it, one distance at a time.
+    for back in range(1, min(_MOST_PAIRS, int(size.max())) + 1):
+        late = np.flatnonzero(offset >= back)
+        if len(late):
+            pieces.append(row[late] * T + row[late - back])
+    far = np.flatnonzero(offset > _MOST_PAIRS)
+    if len(far):
+        pieces.append(row[far] * T + row[begin[group[far]]])
+    return pieces
+
+
+def agreement(signature_TK: Signatures, pair_Q2: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Estimated Jaccard similarity per pair. Its standard deviation is at most 0.04."""
+    out_Q = np.empty(len(pair_Q2))
+    for begin in range(0, len(pair_Q2), 50_000):
+        part = pair_Q2[begin : begin + 50_000]
+        equal = signature_TK[part[:, 0]] == signature_TK[part[:, 1]]
+        out_Q[begin : begin + 50_000] = equal.mean(axis=1)
+    return out_Q

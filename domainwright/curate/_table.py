@@ -1,0 +1,83 @@
+"""Rows as a parquet table that `curate.read` reads back as the same rows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from domainwright.core.records import Chat, Choice, Document, Preference, Rated, Row, Text
+
+_TURNS = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+_ORIGIN = [
+    ("id", pa.string()),
+    ("group", pa.string()),
+    ("date", pa.string()),
+    ("topic", pa.string()),
+    ("source_file", pa.string()),
+    ("source_line", pa.int64()),
+]
+_COLUMNS: dict[type[Row], list[tuple[str, Any]]] = {
+    Chat: [("messages", _TURNS)],
+    Choice: [
+        ("question", pa.string()),
+        ("context", pa.string()),
+        ("choices", pa.list_(pa.string())),
+        ("answer", pa.int64()),
+    ],
+    Text: [("text", pa.string())],
+    Preference: [("prompt", _TURNS), ("chosen", pa.string()), ("rejected", pa.string())],
+    Rated: [("prompt", _TURNS), ("completion", pa.string()), ("label", pa.bool_())],
+    Document: [("title", pa.string()), ("text", pa.string())],
+}
+
+
+class Table:
+    """A parquet file that rows of one kind are added to.
+
+    Args:
+        kind: class of the rows.
+    """
+
+    def __init__(self, path: Path, kind: type[Row]) -> None:
+        self._schema = pa.schema(_ORIGIN + _COLUMNS[kind])
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+
+    def add(self, rows: Sequence[Row]) -> None:
+        if rows:
+            table = pa.Table.from_pylist([_record(row) for row in rows], schema=self._schema)
+            self._writer.write_table(table)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _record(row: Row) -> dict[str, Any]:
+    own: dict[str, Any] = {
+        "id": row.id,
+        "group": row.group,
+        "date": row.date,
+        "topic": row.topic,
+        "source_file": row.file,
+        "source_line": row.line,
+    }
+    match row:
+        case Chat():
+            own["messages"] = _turns(row.messages)
+        case Choice():
+            own |= {"question": row.question, "context": row.context}
+            own |= {"choices": list(row.choices), "answer": row.answer}
+        case Preference():
+            own |= {"prompt": _turns(row.prompt), "chosen": row.chosen, "rejected": row.rejected}
+        case Rated():
+            own |= {"prompt": _turns(row.prompt), "completion": row.reply, "label": row.wanted}
+        case Document():
+            own |= {"title": row.title, "text": row.text}
+        case Text():
+            own["text"] = row.text
+    return own
+
+
+def _turns(messages: Sequence[Any]) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in messages]

@@ -1,0 +1,209 @@
+"""Which rows are copies of an earlier row? The first of equals stays, whatever the order of work.
+
+    exact_duplicate         the same, sign for sign
+    conflicting_duplicate   the same question, word for word, judged otherwise
+    near_duplicate          every part is nearly the same, and judged alike
+
+MinHash proposes pairs (`_sketch`), the words decide. A part of a row (question, answer) is
+nearly the same when
+
+    its words are equal, or
+    it has 12 words or more, Jaccard similarity of runs of 3 words is at least 0.55, and
+    no number was exchanged for another (5 mg is not 50 mg), nor words only moved, or
+    it is shorter and one ends with the other: "Question: What is gout?"
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from domainwright.core.records import Chat, Choice, Document, Preference, Rated, Row
+from domainwright.curate._fields import parts
+from domainwright.curate._sketch import Signatures, agreement, candidates
+from domainwright.curate.content import answer, judgement, question, question_key
+from domainwright.maths.minhash import words
+
+NEAR = 0.55
+_RUN_WORDS = 3
+_SHORT_WORDS = 12
+_SHORT_SHARE = 0.5
+_LABEL_WORDS = 3
+# The estimate has a standard deviation of at most 0.04; four of them below, no pair is lost.
+_LEAST_AGREEMENT = NEAR - 0.16
+
+Keys = NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A later row and the earlier one that it repeats."""
+
+    row: int
+    of: int
+    """Numbers of rows, from 0."""
+    reason: str
+    detail: str
+
+
+def keys_of(row: Row) -> tuple[bytes, bytes, bytes]:
+    """(exact, question, judgement) as 16 bytes each; 16 zeros where a row asks nothing."""
+    # Two long answers to one question may both be right; two labels may not.
+    open_end = isinstance(row, Chat) and len(row.answer.split()) > _LABEL_WORDS
+    asked = "" if open_end else question_key(row)
+    if not asked:
+        return _digest("\x1f".join(_whole(row))), bytes(16), bytes(16)
+    return (
+        _digest("\x1f".join(_whole(row))),
+        _digest(asked),
+        _digest(judgement(row)),
+    )
+
+
+def repeated(
+    exact_T2: Keys, question_T2: Keys, judgement_T2: Keys
+) -> tuple[dict[int, int], dict[int, int]]:
+    """({row: earlier equal row}, {row: earlier row that asks the same and judges otherwise}).
+
+    Args: keys of all rows as two 64-bit numbers each, shape (T, 2).
+    """
+    equal = {row: first for first, row in _same(exact_T2)}
+    conflicts = {}
+    for first, row in _same(question_T2):
+        differ = bool((judgement_T2[first] != judgement_T2[row]).any())
+        if question_T2[row].any() and row not in equal and differ:
+            conflicts[row] = first
+    return equal, conflicts
+
+
+def copies(
+    exact_T2: Keys,
+    question_T2: Keys,
+    judgement_T2: Keys,
+    signature_TK: Signatures,
+    row_at: Callable[[int], Row],
+) -> dict[int, Copy]:
+    """Row number -> the copy it is. An original is never a copy itself.
+
+    Args:
+        row_at: gives the row of a number, for the pairs that need a closer look.
+    """
+    equal, conflicts = repeated(exact_T2, question_T2, judgement_T2)
+    found = {row: Copy(row, of, "exact_duplicate", "the same row") for row, of in equal.items()}
+    for row, of in conflicts.items():
+        detail = "asks the same and says something else"
+        found[row] = Copy(row, of, "conflicting_duplicate", detail)
+    pair_Q2 = candidates(signature_TK)
+    share_Q = agreement(signature_TK, pair_Q2)
+    close = share_Q >= _LEAST_AGREEMENT
+    # Sorted by the later row: by the time a row is judged, it is known whether it stays.
+    for i, j in pair_Q2[close].tolist():
+        if i in found or j in found:
+            continue
+        copy = _compared(i, row_at(i), j, row_at(j))
+        if copy is not None:
+            found[j] = copy
+    return found
+
+
+def _compared(i: int, original: Row, j: int, later: Row) -> Copy | None:
+    if type(original) is not type(later):
+        return None
+    least = 1.0
+    for mine, other in zip(_sides(original), _sides(later), strict=True):
+        share = similarity(mine, other)
+        if share is None:
+            return None
+        least = min(least, share)
+    # Nearly the same question with another answer is a lesson: what made the difference?
+    if isinstance(later, (Choice, Rated)) and judgement(original) != judgement(later):
+        return None
+    if (
+        isinstance(original, Preference)
+        and isinstance(later, Preference)
+        and _exchanged(original, later)
+    ):
+        return None
+    return Copy(j, i, "near_duplicate", f"similarity {least:.2f}")
+
+
+def similarity(mine: str, other: str) -> float | None:
+    """How alike two parts are, at least `NEAR`; None where they are not nearly the same.
+
+    >>> similarity("Give 5 mg of it at night, and again 5 mg in the early morning hours.",
+    ...            "Give 5 mg of it at night, and again 50 mg in the early morning hours.") is None
+    True
+    >>> similarity("What is gout?", "Question: what is gout?")
+    0.75
+    """
+    left, right = words(mine), words(other)
+    if left == right:
+        return 1.0
+    added, removed = Counter(right) - Counter(left), Counter(left) - Counter(right)
+    if min(len(left), len(right)) < _SHORT_WORDS:
+        short, long = sorted((left, right), key=len)
+        # Words put before it ask the same; words behind it ("... in Spain") do not.
+        share = len(short) / len(long)
+        only_before = bool(short) and long[-len(short) :] == short
+        return share if only_before and share >= _SHORT_SHARE else None
+    if not added and not removed:
+        # The same words in another order: who sits to the left of whom.
+        return None
+    if any(w[0].isdigit() for w in added) and any(w[0].isdigit() for w in removed):
+        return None
+    a, b = _runs(left), _runs(right)
+    share = len(a & b) / len(a | b)
+    return share if share >= NEAR else None
+
+
+def _sides(row: Row) -> list[str]:
+    """The parts that must all be alike. Choices and replies in fixed order."""
+    match row:
+        case Choice():
+            return [row.question, row.context, " ".join(sorted(row.choices))]
+        case Preference():
+            return [question(row), *sorted((row.chosen, row.rejected))]
+        case Document():
+            return [row.text]
+    return [question(row), answer(row)]
+
+
+def _whole(row: Row) -> tuple[str, ...]:
+    """Everything a row teaches, to the last space."""
+    own = (type(row).__name__, *(f"{part}:{text}" for part, text in parts(row)))
+    match row:
+        case Choice():
+            return (*own, str(row.answer))
+        case Rated():
+            return (*own, str(row.wanted))
+    return own
+
+
+def _exchanged(original: Preference, later: Preference) -> bool:
+    """True when the reply preferred there is, more or less, the one refused here."""
+    crossed = similarity(original.chosen, later.rejected)
+    straight = similarity(original.chosen, later.chosen)
+    return (crossed or 0.0) > (straight or 0.0)
+
+
+def _runs(found: list[str]) -> set[tuple[str, ...]]:
+    return {tuple(found[n : n + _RUN_WORDS]) for n in range(len(found) - _RUN_WORDS + 1)}
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _same(key_T2: Keys) -> Iterator[tuple[int, int]]:
+    """(first row, later row) of equal keys."""
+    order = np.lexsort((np.arange(len(key_T2)), key_T2[:, 1], key_T2[:, 0]))
+    key_T2 = key_T2[order]
+    equal = (key_T2[1:] == key_T2[:-1]).all(axis=1)
+    first = 0
+    for place in np.flatnonzero(equal).tolist():
+        if place == 0 or not equal[place - 1]:
+            first = int(order[place])
+        yield first, int(order[place + 1])

@@ -1,0 +1,215 @@
+"""The curated dataset: a folder in which every record of the source files can be found again.
+
+    kept.parquet     rows to train on, with id, source file and line
+    dropped.jsonl    every other record: file, line, id, filter, reason, detail
+    changed.jsonl    kept rows that were repaired or redacted: what, and in how many places
+    report.json      counts per filter and reason, with samples
+    manifest.json    written last; names the sources by hash
+
+Rows of several kinds make several tables: kept.chat.parquet, kept.choice.parquet.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from domainwright.core.artifacts import read_manifest, write_folder, write_json
+from domainwright.core.errors import DataError
+from domainwright.core.progress import Listener, Step
+from domainwright.core.records import Row
+from domainwright.curate._chunks import Piece, Workshop
+from domainwright.curate._table import Table
+from domainwright.curate.copies import Copy
+
+KIND = "curated"
+COUNTS = ("records", "kept", "dropped", "changed")
+SAMPLES = 3
+"""Records quoted per reason in the report."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curated:
+    """What curation did, as the report says it."""
+
+    folder: str
+    records: int
+    kept: int
+    dropped: int
+    changed: int
+    """Kept rows with at least one change."""
+    tables: list[str]
+    reasons: dict[str, dict[str, int]]
+    """Filter -> reason -> dropped records."""
+    changes: dict[str, int]
+    """What -> rows changed."""
+    samples: dict[str, list[dict[str, Any]]]
+    """Reason -> some of its lines of dropped.jsonl."""
+    secrets: dict[str, dict[str, str]]
+    """Row id -> placeholder -> what stood there. Only if asked for; never in the folder."""
+
+
+class _Writing:
+    """The dataset's files while they are written, a piece at a time, and the counts."""
+
+    def __init__(self, folder: Path, kinds: Mapping[str, int]) -> None:
+        self.folder, self.kinds = folder, kinds
+        self.tables = dict[type[Row], Table]()
+        self.reasons = defaultdict[str, Counter[str]](Counter)
+        self.changes, self.tally = Counter[str](), Counter[str]()
+        self.samples = defaultdict[str, list[dict[str, Any]]](list)
+        self.secrets = dict[str, dict[str, str]]()
+        for name in ("dropped", "changed"):
+            (folder / f"{name}.jsonl").touch()
+
+    def add(self, piece: Piece, kept: list[Row], copied: list[dict[str, Any]]) -> None:
+        dropped = sorted([*piece.dropped, *copied], key=lambda entry: entry["line"])
+        stay = {row.id for row in kept}
+        changed = [entry for entry in piece.changed if entry["id"] in stay]
+        for kind in {type(row): None for row in kept}:
+            if kind not in self.tables:
+                name = "kept" if len(self.kinds) == 1 else f"kept.{kind.__name__.lower()}"
+                self.tables[kind] = Table(self.folder / f"{name}.parquet", kind)
+            self.tables[kind].add([row for row in kept if type(row) is kind])
+        _append(self.folder / "dropped.jsonl", dropped)
+        _append(self.folder / "changed.jsonl", changed)
+        for entry in dropped:
+            self.reasons[entry["filter"]][entry["reason"]] += 1
+            if len(self.samples[entry["reason"]]) < SAMPLES:
+                self.samples[entry["reason"]].append(entry)
+        self.changes.update(entry["what"] for entry in changed)
+        self.secrets.update({id: own for id, own in piece.secrets.items() if id in stay})
+        self.tally.update(
+            records=piece.records,
+            kept=len(kept),
+            dropped=len(dropped),
+            changed=len({entry["id"] for entry in changed}),
+        )
+
+    def close(self) -> dict[str, Any]:
+        """The report; a DataError when the counts do not add up or nothing is left."""
+        for table in self.tables.values():
+            table.close()
+        _check(self.tally)
+        return {
+            **{name: self.tally[name] for name in COUNTS},
+            "tables": sorted(path.name for path in self.folder.glob("*.parquet")),
+            "reasons": {
+                name: dict(count.most_common()) for name, count in sorted(self.reasons.items())
+            },
+            "changes": dict(self.changes.most_common()),
+            "samples": dict(self.samples),
+        }
+
+
+def write_curated(
+    folder: Path,
+    shop: Workshop,
+    pieces: int,
+    found: Mapping[int, Copy],
+    parents: Mapping[str, str],
+    facts: Mapping[str, Any],
+    listen: Listener,
+) -> Curated:
+    """Write the folder from the pieces.
+
+    Raises:
+        DataError: no row is left, or records were lost: then nothing is written.
+    """
+    kinds = sum((Counter(shop.read(n).kinds) for n in range(pieces)), Counter[str]())
+    said, report, secrets = dict(facts), dict[str, Any](), dict[str, dict[str, str]]()
+
+    def fill(temporary: Path) -> None:
+        writing, number = _Writing(temporary, kinds), 0
+        for n in range(pieces):
+            kept, copied = list[Row](), list[dict[str, Any]]()
+            for row in shop.rows(n):
+                copy = found.get(number)
+                number += 1
+                if copy is None:
+                    kept.append(row)
+                else:
+                    copied.append(_copy(row, copy, shop.row(copy.of)))
+            writing.add(shop.read(n), kept, copied)
+            listen(Step("write", n + 1, pieces))
+        report.update(writing.close())
+        secrets.update(writing.secrets)
+        write_json(temporary / "report.json", {**report, "settings": dict(facts)})
+        said.update({name: report[name] for name in COUNTS})
+
+    write_folder(folder, KIND, fill, parents=parents, facts=said)
+    return Curated(folder=str(folder), secrets=secrets, **report)
+
+
+def read_report(folder: Path) -> Curated:
+    """The report of a curated dataset.
+
+    Raises:
+        DataError: no complete curated dataset, or its files were altered.
+    """
+    read_manifest(folder, KIND)
+    report = json.loads((folder / "report.json").read_text("utf-8"))
+    report.pop("settings")
+    return Curated(folder=str(folder), secrets={}, **report)
+
+
+def explain(folder: Path, row: str) -> list[dict[str, Any]]:
+    """The story of a row: its lines of dropped.jsonl and changed.jsonl, and where it is kept.
+
+    Raises:
+        DataError: no row of that id was in the source files.
+    """
+    import pyarrow.parquet as pq
+
+    read_manifest(folder, KIND)
+    story = []
+    for name in ("changed", "dropped"):
+        with open(folder / f"{name}.jsonl", encoding="utf-8", newline="\n") as file:
+            lines = (json.loads(line) for line in file if row in line)
+            story += [{"was": name, **entry} for entry in lines if entry["id"] == row]
+    for path in sorted(folder.glob("*.parquet")):
+        columns = ["id", "source_file", "source_line"]
+        table = pq.read_table(path, columns=columns, filters=[("id", "=", row)])
+        story += [
+            {"was": "kept", "table": path.name, "file": f["source_file"], "line": f["source_line"]}
+            for f in table.to_pylist()
+        ]
+    if not story:
+        raise DataError(
+            f"No row with the id {row!r} was curated into {folder}.",
+            "take an id from kept.parquet, dropped.jsonl or changed.jsonl there; a record that "
+            "could not be read has none.",
+        )
+    return story
+
+
+def _copy(row: Row, copy: Copy, original: Row) -> dict[str, Any]:
+    return {
+        "file": row.file,
+        "line": row.line,
+        "id": row.id,
+        "filter": "copies",
+        "reason": copy.reason,
+        "detail": f"{copy.detail}: {original.id!r} ({original.file}, line {original.line})",
+    }
+
+
+def _append(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
+    with open(path, "a", encoding="utf-8", newline="\n") as file:
+        file.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+
+
+def _check(tally: Mapping[str, int]) -> None:
+    if tally["records"] != tally["kept"] + tally["dropped"]:
+        raise DataError(
+            f"{tally['records']:,} records were read, but {tally['kept']:,} kept and "
+            f"{tally['dropped']:,} dropped do not make as many.",
+            "report this with the files: a row was lost, and nothing was written.",
+        )
+    if not tally["kept"]:
+        raise DataError(
+            f"None of the {tally['records']:,} records is left.",
+            "look at the data with dw data show FILE, or leave a filter out with --without NAME.",
+        )
