@@ -255,7 +255,7 @@ def parameters(value: int | None) -> str:
 def money(value: float | None, currency: str) -> str:
     """An amount with enough digits to be compared: cents, and three digits below one.
 
-    >>> money(1234.5, "USD"), money(0.01234, "USD"), money(0.0, "USD")
+    >>> money(1234.5, "USD"), money(0.01234, "USD"), money(1e-9, "USD")
     ('1,234.50 USD', '0.0123 USD', '0.00 USD')
     """
     if value is None or not math.isfinite(value):
@@ -263,6 +263,8 @@ def money(value: float | None, currency: str) -> str:
     decimals = 2
     while decimals < 6 and 0 < abs(value) < 0.995 and abs(value) < 10 ** (2 - decimals):
         decimals += 1
+    if abs(value) < 0.5 * 10**-decimals:
+        decimals = 2
     return f"{fixed(value, decimals)} {currency}"
 
 
