@@ -47,7 +47,7 @@ def race_of(
         seconds: that training may take in all.
     """
     full = full_steps(len(data.split.train), study.train)
-    found, out, count = probed, list[str](), 27
+    known, found, out, count = dict(probed), probed, list[str](), 27
     while True:
         # Methods differ in what a step takes, and are probed only where there may be time for them.
         each = step_seconds(study, base, found) / len(found)
@@ -57,7 +57,7 @@ def race_of(
             return None
         if size == count and found is not probed:
             break
-        found, out = _entered(study, base, data, general, probed, size)
+        found, out = _entered(study, base, data, general, known, size)
         count = size
     untried = [m for m in FAMILIES if m not in found and not any(m in x for x in out)]
     time = f" No time to try: {', '.join(untried)}." if untried else ""
@@ -119,22 +119,26 @@ def _entered(
     base: Base,
     data: StudyData,
     general: Sequence[Text],
-    probed: Probed,
+    known: Probed,
     count: int,
 ) -> tuple[Probed, list[str]]:
-    """(the methods of a race of `count`, probed; which were left out, and why)."""
+    """(the methods of a race of `count`, probed; which were left out, and why).
+
+    Args:
+        known: what was probed before; what is probed now is added.
+    """
     wanted = count // (len(FACTORS) if count >= 9 else 1)
-    found, out = dict(probed), []
+    found: Probed = {}
+    out = []
     for method in FAMILIES:
         if len(found) == wanted:
             break
-        if method in found:
-            continue
         try:
-            more = probe_methods(study, base, data, [method], general)
-            decide(base, *more[method][:2], 1, more[method][2]).require()
+            if method not in known:
+                known |= probe_methods(study, base, data, [method], general)
+            decide(base, *known[method][:2], 1, known[method][2]).require()
         except CapabilityError as error:
             out.append(f"{method} was not tried: {error.cause}")
             continue
-        found |= more
+        found[method] = known[method]
     return found, out

@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from domainwright.core.artifacts import aside
 from domainwright.core.errors import CapabilityError, RunFailed
 from domainwright.core.progress import Listener
 from domainwright.core.records import Row, Text
 from domainwright.models.base import Base
-from domainwright.studies._choice import parts
+from domainwright.studies._choice import STAND_IN, parts
 from domainwright.studies.data import StudyData
 from domainwright.studies.learning_curve import learning_curve
 from domainwright.studies.plan import Plan
@@ -39,16 +40,21 @@ class Trainer:
     def tune(self, method: str) -> Tuned | RunFailed | CapabilityError:
         """The method's run, or why it failed: one must not lose the others their verdict."""
         if method not in self.tuned:
-            try:
-                self.tuned[method] = tune(
-                    self._wanted(method, self.folder / "trials" / method),
-                    resume=self.resume or self.search is not None,
-                    listen=self.listen,
-                    stop=self.stop,
-                )
-            except (RunFailed, CapabilityError) as error:
-                self.tuned[method] = error
+            self.tuned[method] = self._run(method, self.folder / "trials" / method)
         return self.tuned[method]
+
+    def _run(
+        self, method: str, folder: Path, *, resume: bool | None = None
+    ) -> Tuned | RunFailed | CapabilityError:
+        try:
+            return tune(
+                self._wanted(method, folder),
+                resume=self.resume if resume is None else resume,
+                listen=self.listen,
+                stop=self.stop,
+            )
+        except (RunFailed, CapabilityError) as error:
+            return error
 
     def _wanted(self, method: str, folder: Path, rate: float | None = None) -> Wanted:
         study = self.study
@@ -71,21 +77,37 @@ class Trainer:
             lessons=self.folder / "lessons",
         )
 
-    def race(self) -> None:
-        """Search for a method and its rate, and train the winner to its end.
+    def winner(self) -> str:
+        """The method that the study's search finds, trained; the stand-in where it finds none.
 
-        One that fails its checks at the end, by forgetting too much, say, gives way once to the
-        next best.
+        Every candidate has a folder of its own, in which the winner also ends its run; one that
+        fails its checks there, by forgetting too much, say, gives way once to the next best.
         """
-        folder = self.folder / "search"
+        if self.search is not None:
+            return self.search.winner.method
+        if STAND_IN in self.tuned:
+            return STAND_IN
+        try:
+            found = self._race()
+        except RunFailed as error:
+            self.tuned[STAND_IN] = error
+            return STAND_IN
+        self.search = found
+        outcome = self._finish(found.winner)
+        if isinstance(outcome, RunFailed):
+            self.search = without_winner(found, outcome.cause) or found
+            if self.search is not found:
+                outcome = self._finish(self.search.winner)
+        method = self.search.winner.method
+        self.tuned[method] = outcome
+        return method
 
+    def _race(self) -> Search:
         start: dict[str, float] | None = None
 
         def go_on(candidate: Candidate, until: int) -> Losses:
             nonlocal start
-            wanted = self._wanted(
-                candidate.method, folder / candidate.name, candidate.learning_rate
-            )
+            wanted = self._wanted(candidate.method, self._place(candidate), candidate.learning_rate)
             wanted = replace(wanted, start=start)
             paused = advance(wanted, until, listen=self.listen, stop=self.stop)
             start = paused.start  # of the base, which is every candidate's
@@ -93,22 +115,21 @@ class Trainer:
 
         groups = {row.id: row.group for row in self.data.split.dev}
         field, steps = self.plan.candidates, self.plan.steps
-        found: Search | None = race(field, steps, go_on, folder, groups, listen=self.listen)
-        for last in (False, True):
-            assert found is not None
-            self.search, winner = found, found.winner
-            trial = self.folder / "trials" / winner.method
-            begun = folder / winner.name / "checkpoints"
-            if begun.exists() and not (trial / "checkpoints").exists():
-                shutil.copytree(begun, trial / "checkpoints")
-            outcome = self.tune(winner.method)
-            if last or not isinstance(outcome, RunFailed):
-                return
-            found = without_winner(found, outcome.cause)
-            if found is None:
-                return
-            del self.tuned[winner.method]
-            shutil.rmtree(trial)
+        return race(field, steps, go_on, self.folder / "search", groups, listen=self.listen)
+
+    def _place(self, candidate: Candidate) -> Path:
+        return self.folder / "search" / candidate.name
+
+    def _finish(self, candidate: Candidate) -> Tuned | RunFailed | CapabilityError:
+        """The candidate's run to its end, and what came of it in `trials/`."""
+        outcome = self._run(candidate.method, self._place(candidate), resume=True)
+        trial = self.folder / "trials" / candidate.method
+        if isinstance(outcome, Tuned) and not trial.exists():
+            trial.parent.mkdir(exist_ok=True)
+            copy = aside(trial, "tmp")
+            shutil.copytree(self._place(candidate), copy)
+            copy.rename(trial)
+        return outcome
 
     def further(self, method: str, number: int) -> Tuned:
         """The same method with another seed, in `trials/METHOD/seed-N`.

@@ -14,7 +14,7 @@ from domainwright.core.artifacts import (
     write_json,
 )
 from domainwright.core.config import as_mapping, from_mapping
-from domainwright.core.errors import ConfigError, RunFailed
+from domainwright.core.errors import CapabilityError, ConfigError, RunFailed
 from domainwright.core.lock import lock
 from domainwright.core.progress import Listener, Step, quiet
 from domainwright.core.records import Text
@@ -114,10 +114,7 @@ class _Study:
         results: list[StrategyResult] = []
         for name in names:
             if self.plan.candidates and parts(name)[0]:
-                if self.trainer.search is None:
-                    self.trainer.race()
-                assert self.trainer.search is not None
-                name = name.replace(STAND_IN, self.trainer.search.winner.method)
+                name = name.replace(STAND_IN, self.trainer.winner())
             results.append(self._trial(name, before))
             self.listen(
                 Step("strategies", len(results), len(names), _facts(results[-1], self.score))
@@ -210,12 +207,11 @@ class _Study:
             with context:
                 runs = [self.exam.ask(name, prompting, adapter_hash)]
             runs += self._further_seeds(name)
-        except ConfigError as error:
-            # Its prompts do not fit the base's context. Without the reference nothing is left.
+        except (ConfigError, RunFailed, CapabilityError) as error:
+            # Its prompts do not fit the base's context, or another seed fails. Without the
+            # reference nothing is left.
             if name == REFERENCE:
                 raise
-            return failed(name, error)
-        except RunFailed as error:
             return failed(name, error)
         items = self.exam.items[name] = pooled(runs)
         return StrategyResult(

@@ -142,10 +142,9 @@ def make_plan(
         race = race_of(study, base, data, general, probed, TRAIN_SHARE * left / study.seeds)
         more = [*more, "No search: the budget has time for one training run, of lora."]
         if race:
-            field, steps, probed, more = race.field, race.steps, race.probed, list(race.notes)
-    runs = {
-        m: decide(base, wish, costs, steps, twice) for m, (wish, costs, twice) in probed.items()
-    }
+            field, steps, more = race.field, race.steps, list(race.notes)
+            probed = probed | race.probed
+    runs = {m: decide(base, x[0], x[1], steps, x[2]) for m, x in probed.items()}
     share = _runs_in(field) + study.seeds - 1
     planned = _strategies(
         strategies, runs, {s: x * items for s, x in per_item.items()}, retention, share

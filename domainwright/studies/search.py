@@ -162,7 +162,8 @@ class _Ledger:
         for share in rungs:
             ahead += going * round(self.steps * share - before)
             before = round(self.steps * share)
-            going = max(1, math.ceil(going / 4)) if going > 1 else 1
+            # A third of the places go on; four of them are three and the one that was let in.
+            going = math.ceil(going / 4)
         return ahead <= ALLOWANCE[self.size] * self.steps
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from domainwright.core.errors import RunFailed
+from domainwright.studies import _training as module
 from domainwright.studies.api import decide
 from domainwright.studies.records import Candidate
 from domainwright.studies.search import (
@@ -254,21 +255,46 @@ def test_a_search_stopped_and_resumed_ends_with_the_same_verdict(searched, tmp_p
     assert ours == theirs
 
 
-def test_a_winner_that_forgets_too_much_gives_way(tmp_path, base, monkeypatch):
-    from domainwright.studies import _training as module
-
+def failing(monkeypatch, fails):
+    """`tune` fails where `fails(how often it was called)`; returns what was asked for."""
     tried = []
 
     def tune(wanted, **how):
         tried.append((wanted.method, wanted.settings.learning_rate))
-        if len(tried) == 1:
+        if fails(len(tried)):
             raise RunFailed("It forgets too much.", "lower the rate.")
         return real(wanted, **how)
 
     real = module.tune
     monkeypatch.setattr(module, "tune", tune)
-    decided = decide(world.study_file(tmp_path, base, **AUTO), tmp_path / "run")
+    return tried
+
+
+def test_a_winner_that_forgets_too_much_gives_way(tmp_path, base, monkeypatch):
+    tried = failing(monkeypatch, lambda call: call == 1)
+    study = world.study_file(tmp_path, base, **AUTO)
+    decided = decide(study, tmp_path / "run")
     assert len(tried) == 2 and tried[0] != tried[1]
     search = decided.verdict.search
     assert (search.winner.method, search.winner.learning_rate) == tried[1]
     assert "It forgets too much." in [c.reason for c in search.candidates]
+    adapter = tmp_path / "run" / "trials" / search.winner.method / "adapter"
+    assert list(adapter.glob("*.safetensors"))
+    # Interrupted before the verdict and taken up again, it is the same.
+    for name in ("verdict.json", "manifest.json"):
+        (tmp_path / "run" / name).unlink()
+    tried.clear()
+    again = decide(study, tmp_path / "run", resume=True)
+    assert again.verdict.search == search and len(tried) == 2
+
+
+def test_a_search_that_fails_costs_the_others_nothing(tmp_path, base, monkeypatch):
+    def nobody(*_, **__):
+        raise RunFailed("No candidate of the search is left.", "name the strategies.")
+
+    monkeypatch.setattr(module, "race", nobody)
+    verdict = decide(world.study_file(tmp_path, base, **AUTO), tmp_path / "run").verdict
+    states = {r.name: r.status for r in verdict.strategies}
+    assert states == {"zero_shot": "done", "instructed": "done", "few_shot": "done",
+                      "rag": "done", "lora": "failed"}  # fmt: skip
+    assert verdict.search is None
