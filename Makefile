@@ -21,8 +21,9 @@ setup: .venv/ready
 demo: setup
 	$(BIN)/dw decide examples/medicines/study.yaml -o runs/medicines --fresh
 
+# A process a core: every test runs on one thread. `python -m pytest PATH` is the way to run a few.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 
 # The long version of tests/train/test_survives.py: about ten minutes.
 torture: setup
