@@ -10,9 +10,8 @@ once, by a probe at load time, and never guessed:
 Dimension key: T tokens, D hidden size, N chosen positions, V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -25,7 +24,7 @@ from domainwright.core import machine
 from domainwright.core.errors import CapabilityError, ConfigError, DataError
 from domainwright.models import attention, decode
 from domainwright.models.embedded import quiet_transformers
-from domainwright.models.flat import Flat, chain, flatten, tile
+from domainwright.models.flat import Flat, block_mask, filled, flatten, tile, whole
 from domainwright.models.four_bit import KINDS
 from domainwright.models.fused import Trunk, recognise
 from domainwright.models.hooks import Hooks
@@ -41,6 +40,9 @@ PROBE = (
 """Ordinary text: on arbitrary tokens a deep bfloat16 model is mostly its own rounding (logits that
 differ from float32 by 0.7 of their size), and no comparison means anything."""
 FAST_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+GRID = 32
 
 
 @dataclass(eq=False)
@@ -108,8 +110,33 @@ class Base:
         weight: Tensor = self.model.get_output_embeddings().weight
         return weight
 
+    @property
+    def grid(self) -> int:
+        """Rows of a matrix product are a multiple of this where their number is free.
+
+        On a CPU every new number of rows makes oneDNN compile its bfloat16 products again: 55 of
+        them a training step, 20 ms and 40 MiB that stay in its cache.
+        """
+        usual = self.device.type == "cpu" and self.dtype == torch.bfloat16
+        return GRID if usual and self.feeding != "single" else 1
+
+    def _on_grid(self, flat: Flat, chosen_N: Tensor) -> tuple[Flat, Tensor]:
+        """Both with filling rows at the end, so that their numbers are on the grid."""
+        more = -len(chosen_N) % self.grid
+        # The filling rows that are asked for are different ones: a row twice has its gradient once.
+        count = more + -(flat.tokens + more) % self.grid
+        if not count:
+            return flat, chosen_N
+        rows_N = torch.arange(flat.tokens, flat.tokens + more, device=chosen_N.device)
+        return filled(flat, count), torch.cat([chosen_N, rows_N])
+
     def hidden(self, flat: Flat, chosen_N: Tensor | None = None) -> Tensor:
         """Final hidden states (T, D) of a flat batch, or only (N, D) at the chosen positions."""
+        if chosen_N is None:
+            return self._hidden(flat, None)
+        return self._hidden(*self._on_grid(flat, chosen_N))[: len(chosen_N)]
+
+    def _hidden(self, flat: Flat, chosen_N: Tensor | None) -> Tensor:
         if self.trunk is not None:
             read = self.trunk.hidden(flat, chosen_N)
             if read is not None:
@@ -124,13 +151,15 @@ class Base:
             owners: adapters that hang on this base. Below the lowest of them the batch is read
                 once. Noise of one owner would change another's, so none may drop inputs.
         """
+        rows = len(chosen_N)
+        flat, chosen_N = self._on_grid(flat, chosen_N)
         copies, tokens = len(owners), flat.tokens
         spans = {owner: slice(i * tokens, (i + 1) * tokens) for i, owner in enumerate(owners)}
         if self.feeding == "single":  # rows of a document's own pass are no rows of the batch
             alone = []
             for owner in owners:
                 with self.hooks.owning({owner: slice(0, tokens)}):
-                    alone.append(self.hidden(flat, chosen_N))
+                    alone.append(self._hidden(flat, chosen_N))
             return torch.stack(alone)
         read = None
         with self.hooks.owning(spans):
@@ -139,7 +168,7 @@ class Base:
             if read is None:
                 everywhere = self._plain_hidden(tile(flat, copies))
                 read = everywhere.unflatten(0, (copies, tokens))[:, chosen_N].flatten(0, 1)
-        return read.unflatten(0, (copies, len(chosen_N)))
+        return read.unflatten(0, (copies, len(chosen_N)))[:, :rows]
 
     def read_one(
         self,
@@ -161,7 +190,7 @@ class Base:
             return torch.cat(
                 [
                     self._states(backbone(input_ids=ids[None], use_cache=False))[-own:]
-                    for ids, own in _whole(flat)
+                    for ids, own in whole(flat)
                 ]
             )
         return self._states(backbone(**self._inputs(flat)))
@@ -174,17 +203,21 @@ class Base:
             rows = torch.cat(
                 [
                     self.model(input_ids=ids[None], use_cache=False).logits[0, -own:]
-                    for ids, own in _whole(flat)
+                    for ids, own in whole(flat)
                 ]
             )
             return rows[chosen_N]
+        count = len(chosen_N)
+        flat, chosen_N = self._on_grid(flat, chosen_N)
         out = self.model(**self._inputs(flat), logits_to_keep=chosen_N)
-        return out.logits[0]
+        return out.logits[0, :count]
 
     def project(self, hidden_ND: Tensor) -> Tensor:
         """Logits (N, V) of hidden states, where `plain_head` holds."""
         head = self.model.get_output_embeddings()
-        return nn.functional.linear(hidden_ND, head.weight, getattr(head, "bias", None))
+        rows = len(hidden_ND)
+        hidden_ND = nn.functional.pad(hidden_ND, (0, 0, 0, -rows % self.grid))
+        return nn.functional.linear(hidden_ND, head.weight, getattr(head, "bias", None))[:rows]
 
     def _inputs(self, flat: Flat) -> dict[str, Any]:
         inputs: dict[str, Any] = {
@@ -196,31 +229,12 @@ class Base:
         if self.feeding == "packed":
             inputs["document_bounds"] = flat.bounds
             return inputs | ({"document_parents": flat.parents} if flat.parents else {})
-        return {**inputs, "attention_mask": _block_mask(flat)}
+        return {**inputs, "attention_mask": block_mask(flat)}
 
     @staticmethod
     def _states(out: Any) -> Tensor:
         states: Tensor = out.last_hidden_state
         return states[0]
-
-
-def _whole(flat: Flat) -> Iterator[tuple[Tensor, int]]:
-    """(ids of each document after its ancestors', number of its own)."""
-    documents = flat.documents()
-    for number, own in enumerate(documents):
-        seen = [flat.ids_T[documents[i]] for i in chain(flat.parents, number)]
-        yield torch.cat(seen), own.stop - own.start
-
-
-def _block_mask(flat: Flat) -> Tensor:
-    """Boolean (1, 1, T, T): ancestors whole, itself causally, nothing across."""
-    lengths = torch.tensor([b - a for a, b in pairwise(flat.bounds)])
-    sees = torch.eye(len(lengths), dtype=torch.bool)
-    for number in range(len(lengths)):
-        sees[number, chain(flat.parents, number)] = True
-    owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-    # Ancestors come earlier in the row, so "not later" is all that causality asks of them.
-    return sees[owner][:, owner].tril()[None, None].to(flat.ids_T.device)
 
 
 def fast_dtype(device: str) -> torch.dtype:

@@ -5,7 +5,7 @@ choices; a few-shot block read once, then every question. It sees its ancestors 
 itself causally, so it equals the document that repeats them, without computing them again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -66,6 +66,21 @@ def flatten(
     )
 
 
+def filled(flat: Flat, count: int) -> Flat:
+    """The same with one document more, of `count` tokens, that nothing else sees.
+
+    >>> filled(flatten([[5, 6]]), 2).bounds
+    (0, 2, 4)
+    """
+    more = torch.arange(count, device=flat.positions_T.device)
+    return Flat(
+        torch.cat([flat.ids_T, torch.zeros_like(more)]),
+        torch.cat([flat.positions_T, more]),
+        (*flat.bounds, flat.tokens + count),
+        (*flat.parents, None) if flat.parents else (),
+    )
+
+
 def chain(parents: Sequence[int | None], number: int) -> list[int]:
     """A document and its ancestors, the oldest first.
 
@@ -93,3 +108,22 @@ def tile(flat: Flat, copies: int) -> Flat:
         (*starts, flat.tokens * copies),
         tuple(parents),
     )
+
+
+def whole(flat: Flat) -> Iterator[tuple[Tensor, int]]:
+    """(ids of each document after its ancestors', number of its own)."""
+    documents = flat.documents()
+    for number, own in enumerate(documents):
+        seen = [flat.ids_T[documents[i]] for i in chain(flat.parents, number)]
+        yield torch.cat(seen), own.stop - own.start
+
+
+def block_mask(flat: Flat) -> Tensor:
+    """Boolean (1, 1, T, T): ancestors whole, itself causally, nothing across."""
+    lengths = torch.tensor([b - a for a, b in pairwise(flat.bounds)])
+    sees = torch.eye(len(lengths), dtype=torch.bool)
+    for number in range(len(lengths)):
+        sees[number, chain(flat.parents, number)] = True
+    owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    # Ancestors come earlier in the row, so "not later" is all that causality asks of them.
+    return sees[owner][:, owner].tril()[None, None].to(flat.ids_T.device)

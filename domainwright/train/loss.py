@@ -177,8 +177,12 @@ def _head_losses(
 ) -> Tensor:
     """Summed loss of each owner's rows; all have equally many, one owner's after the other's."""
     head = base.model.get_output_embeddings()
+    count = len(labels_N)
+    if lesson is None:  # rows that fill the grid, after the last owner's
+        hidden_ND = functional.pad(hidden_ND, (0, 0, 0, -count % base.grid))
+        labels_N = functional.pad(labels_N, (0, -count % base.grid))
     losses: Tensor = _HeadLoss.apply(
-        hidden_ND, head.weight, getattr(head, "bias", None), labels_N, lesson, owners
+        hidden_ND, head.weight, getattr(head, "bias", None), labels_N, lesson, owners, count
     )
     return losses
 
@@ -193,6 +197,7 @@ class _HeadLoss(torch.autograd.Function):
         labels_N: Tensor,
         lesson: Lesson | None,
         owners: int,
+        count: int,
     ) -> Tensor:
         wants_gradient = hidden_ND.requires_grad
         gradient_ND = torch.empty_like(hidden_ND) if wants_gradient else None
@@ -209,12 +214,14 @@ class _HeadLoss(torch.autograd.Function):
             if gradient_ND is not None:
                 torch.mm(logits, head_VD, out=gradient_ND[rows])
         ctx.save_for_backward(gradient_ND)
-        return losses_N.view(owners, -1).sum(1)
+        ctx.count = count
+        return losses_N[:count].view(owners, -1).sum(1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (gradient_ND,) = ctx.saved_tensors
         # A factor without dimensions each: it widens no bfloat16, and is not rounded to one.
-        scaled = [part * own for part, own in zip(gradient_ND.chunk(len(grad)), grad, strict=True)]
-        whole_ND = scaled[0] if len(scaled) == 1 else torch.cat(scaled)
-        return whole_ND.to(gradient_ND.dtype), None, None, None, None, None
+        parts = gradient_ND[: ctx.count].chunk(len(grad))
+        scaled = [part * own for part, own in zip(parts, grad, strict=True)]
+        whole_ND = functional.pad(torch.cat(scaled), (0, 0, 0, len(gradient_ND) - ctx.count))
+        return whole_ND.to(gradient_ND.dtype), None, None, None, None, None, None
