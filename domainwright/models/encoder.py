@@ -23,6 +23,9 @@ from domainwright.models.embedded import encoder_folder, quiet_transformers
 MAX_TOKENS = 256
 BATCH = 32
 
+KEPT = 10_000
+"""Vectors of single texts that are kept: 15 MB."""
+
 
 class Encoder:
     """Loads the encoder once; `encode` gives unit vectors.
@@ -41,6 +44,15 @@ class Encoder:
                 folder, add_pooling_layer=False, dtype=dtype or fast_dtype("cpu")
             ).eval()
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._asked: dict[str, np.ndarray] = {}
+
+    def vector(self, text: str) -> np.ndarray:
+        """Unit vector (384); several strategies search for the same question."""
+        if text not in self._asked:
+            self._asked[text] = self.encode([text])[0]
+            if len(self._asked) > KEPT:
+                del self._asked[next(iter(self._asked))]
+        return self._asked[text]
 
     @torch.no_grad()
     def encode(

@@ -83,7 +83,7 @@ class Index:
             found = self._bm25.get_scores(words) if words else np.zeros(self._size)
             rankings.append((found, 0.0))
         if "dense" in self.kinds:
-            rankings.append((self._vectors @ default_encoder().encode([query])[0], -np.inf))
+            rankings.append((self._vectors @ default_encoder().vector(query), -np.inf))
         fused = np.zeros(self._size)
         for scores, floor in rankings:
             if allowed is not None:

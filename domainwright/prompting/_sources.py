@@ -23,10 +23,18 @@ class PromptSettings:
     """Most training rows shown by few_shot."""
     passages: int = 3
     """Most passages quoted by rag."""
+    train_share: float | None = None
+    """Share of the training rows that show their passages, where a study asks METHOD+rag, in
+    [0, 1]. None: half of them."""
     instruction: str | None = None
     """System turn of every prompt. None: the domain's instruction, or none."""
 
     def __post_init__(self) -> None:
+        if self.train_share is not None and not 0 <= self.train_share <= 1:
+            raise ConfigError(
+                f"prompting.train_share is {self.train_share}, outside [0, 1].",
+                "give a share of the training rows such as 0.5.",
+            )
         for name in ("context_tokens", "examples", "passages"):
             if getattr(self, name) < 1:
                 raise ConfigError(
@@ -67,7 +75,7 @@ def ask(
         lead: text put ahead of the question.
     """
     if isinstance(row, Choice):
-        head = f"{settings.instruction}\n\n" if settings.instruction else ""
+        head = f"{settings.instruction}\n" if settings.instruction else ""
         return Prompt(text=head + lead + choice_prompt(row), passages=passages, examples=examples)
     if not isinstance(row, Chat):
         return Prompt()

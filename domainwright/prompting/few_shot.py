@@ -39,20 +39,24 @@ class FewShot:
 
     def _nearness(self, row: Row) -> np.ndarray:
         """One number per row of the pool, the highest first to be shown."""
-        near: np.ndarray = self.vectors @ default_encoder().encode([question_of(row)])[0]
+        near: np.ndarray = self.vectors @ default_encoder().vector(question_of(row))
         return near
+
+    def nearest(self, row: Row) -> list[int]:
+        """Numbers of the pool's rows, the first to be shown first; none of the item's group."""
+        near = np.where(self.groups == row.group, -np.inf, self._nearness(row))
+        return [int(n) for n in np.argsort(-near, kind="stable") if np.isfinite(near[n])]
 
     def prompt(self, row: Row) -> Prompt:
         settings = self.sources.settings
-        near = np.where(self.groups == row.group, -np.inf, self._nearness(row))
         chosen: list[int] = []
         room = settings.context_tokens
-        for number in np.argsort(-near, kind="stable"):
-            if len(chosen) == settings.examples or not np.isfinite(near[number]):
+        for number in self.nearest(row):
+            if len(chosen) == settings.examples:
                 break
             cost = sum(self.sources.count_tokens(t) for t in solved(self.pool[number])) + MARKERS
             if cost <= room:
-                chosen.append(int(number))
+                chosen.append(number)
                 room -= cost
         shown = [self.pool[i] for i in reversed(chosen)]
         ids = tuple(r.id for r in shown)

@@ -4,6 +4,7 @@ The passages are the user's reference documents. Without documents they are the 
 rows themselves, and then none of the test item's own group is ever quoted.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -36,21 +37,29 @@ class Rag:
 
     def prompt(self, row: Row) -> Prompt:
         settings = self.sources.settings
-        allowed = self.groups != row.group if self.from_training else None
-        quoted: list[Passage] = []
-        lead, end = ("", "\n") if isinstance(row, Choice) else (LEAD, "\nQuestion: ")
-        room = settings.context_tokens - self.sources.count_tokens(lead + end)
+        quoted = self.quoted(row, settings.context_tokens)
+        passages = tuple(p.shown for p in quoted)
+        return ask(row, settings, lead=quotation(row, quoted), passages=passages)
+
+    def quoted(self, row: Row, room: int, without: str | None = None) -> list[Passage]:
+        """The passages that a prompt of this item quotes, in at most `room` tokens.
+
+        Args:
+            without: a further group whose training rows must not be quoted.
+        """
+        allowed = None
+        if self.from_training:
+            allowed = (self.groups != row.group) & (self.groups != without)
+        found: list[Passage] = []
+        room -= self.sources.count_tokens("".join(_around(row)))
         for number in self.index.search(question_of(row), allowed):
-            if len(quoted) == settings.passages:
+            if len(found) == self.sources.settings.passages:
                 break
             passage = self._fit(self.passages[number], room)
             if passage:
-                quoted.append(passage)
+                found.append(passage)
                 room -= self.sources.count_tokens(passage.shown) + 4
-        lines = "".join(f"[{n}] {p.shown}\n" for n, p in enumerate(quoted, 1))
-        if not lines:
-            return ask(row, settings)
-        return ask(row, settings, lead=lead + lines + end, passages=tuple(p.shown for p in quoted))
+        return found
 
     def _fit(self, passage: Passage, room: int) -> Passage | None:
         """The passage, cut at the end to fit `room` tokens; None if hardly any would be left."""
@@ -64,6 +73,18 @@ class Rag:
             if self.sources.count_tokens(cut.shown) + 4 <= room:
                 return cut
         return None
+
+
+def quotation(row: Row, quoted: Sequence[Passage]) -> str:
+    """What is put ahead of the item's question; empty where nothing was found."""
+    lead, end = _around(row)
+    lines = "".join(f"[{n}] {p.shown}\n" for n, p in enumerate(quoted, 1))
+    return lead + lines + end if lines else ""
+
+
+def _around(row: Row) -> tuple[str, str]:
+    """What stands before and after the passages of an item."""
+    return ("", "") if isinstance(row, Choice) else (LEAD, "\nQuestion: ")
 
 
 def _as_documents(sources: Sources) -> list[Document]:

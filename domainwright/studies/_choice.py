@@ -26,7 +26,10 @@ def strategies(
     is_text = task == "texts"
     if tuple(wanted) == ("auto",):
         names = [REFERENCE] if is_text else [REFERENCE, "instructed", "few_shot", "rag"]
-        names += [STAND_IN] if is_text or not documents else [STAND_IN, f"{STAND_IN}+rag"]
+        if documents and not is_text:
+            names += ["rag_few_shot", STAND_IN, f"{STAND_IN}+rag"]
+        else:
+            names.append(STAND_IN)
     else:
         names = list(wanted)
     # Everything is compared with the plain prompt, so it always runs, and runs first.

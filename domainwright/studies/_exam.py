@@ -1,32 +1,27 @@
 """Asking the test items and measuring what was retained, each at most once a study."""
 
-import json
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from domainwright.core.artifacts import sha256_json, write_json
+from domainwright.core.artifacts import sha256_json
 from domainwright.core.config import as_mapping
 from domainwright.core.errors import DataError
 from domainwright.core.progress import Listener
-from domainwright.core.records import Chat, Choice, Row, Text
+from domainwright.core.records import Choice, Row, Text
 from domainwright.curate.read import read_all
 from domainwright.evaluate.records import Item
 from domainwright.evaluate.retained import Retained, Suite, measure, shipped_suite
-from domainwright.evaluate.tasks.answers import reference_ids
-from domainwright.infer.likelihood import Request, score
 from domainwright.models.base import Base
-from domainwright.models.forms import Prompt, continuation
+from domainwright.models.forms import Prompt
 from domainwright.prompting import PROMPTINGS
-from domainwright.prompting._sources import Sources
+from domainwright.studies._asked import Prompters
 from domainwright.studies._scorecards import read_items, write_items
 from domainwright.studies.data import StudyData
 from domainwright.studies.records import Example, Reply
 from domainwright.studies.study import StudySettings
 
-PREPARED = "prepared.json"
 EXAMPLES = 8
 """Test items shown side by side in the report."""
 
@@ -43,14 +38,13 @@ class Exam:
     rows: list[Row]
     score: str
     new_tokens: int
-    sources: Sources
+    prompters: Prompters
     suite: Suite
     folder: Path
     resume: bool
     listen: Listener
     items: dict[str, list[Item]] = field(default_factory=dict)
     """Strategy -> its marked answers, in the order of the rows."""
-    prompters: dict[str, Any] = field(default_factory=dict)
 
     def ask(
         self, name: str, prompting: str, adapter_hash: str, part: str = "scorecard"
@@ -82,17 +76,9 @@ class Exam:
         folder = self.folder / "trials" / name / part
         if found := read_items(folder, parents, "items.jsonl") if self.resume else None:
             return found
-        if prompting not in self.prompters:
-            begun = time.perf_counter()
-            self.prompters[prompting] = PROMPTINGS.get(prompting)(self.sources)
-            note = self.folder / "trials" / prompting / PREPARED
-            if not note.exists():  # later studies of one folder find the vectors made
-                seconds = time.perf_counter() - begun
-                chosen = getattr(self.prompters[prompting], "note", None)
-                note.parent.mkdir(parents=True, exist_ok=True)
-                write_json(note, {"seconds": seconds, "note": chosen})
+        prompter = self.prompters.get(prompting)
         begun = time.perf_counter()
-        prompts: list[Prompt] = [self.prompters[prompting].prompt(row) for row in self.rows]
+        prompts: list[Prompt] = [prompter.prompt(row) for row in self.rows]
         # Finding examples and passages is part of answering.
         search = (time.perf_counter() - begun) / len(self.rows)
         items = [
@@ -134,19 +120,6 @@ class Exam:
             )
         return shown
 
-    def prepare_seconds(self, prompting: str) -> float:
-        """What it took to make a prompting strategy ready, 0 where nothing had to be."""
-        return float(self._prepared(prompting).get("seconds", 0.0))
-
-    def note(self, prompting: str) -> str | None:
-        """What a prompting strategy chose by itself, where it does."""
-        note: str | None = self._prepared(prompting).get("note")
-        return note
-
-    def _prepared(self, prompting: str) -> dict[str, Any]:
-        file = self.folder / "trials" / prompting / PREPARED
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
-
     def retained(self, name: str, context: Any, adapter_hash: str = "") -> Retained:
         """What `context` makes of the base, on the retention suite."""
         suite = sha256_json(
@@ -165,22 +138,6 @@ class Exam:
             folder, "retention", {"texts.jsonl": now.texts, "choices.jsonl": now.choices}, parents
         )
         return now
-
-
-def reference_losses(
-    base: Base, rows: Sequence[Row], prompts: Sequence[Prompt], listen: Listener
-) -> list[float]:
-    """Nats per token of each row's right answer after its prompt."""
-    requests = []
-    for row, prompt in zip(rows, prompts, strict=True):
-        if isinstance(row, Choice):
-            right = " " + row.choices[row.answer]
-            requests.append(Request(*continuation(base.template, prompt.text, right)))
-        elif isinstance(row, Chat):
-            asked = base.template.prompt(prompt.messages)
-            requests.append(Request(asked, reference_ids(base, row)))
-    found = score(base, requests, listen=listen, stage="instructions")
-    return [-x.log_probability / x.tokens for x in found]
 
 
 def suite_of(study: StudySettings) -> Suite:

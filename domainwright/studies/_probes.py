@@ -78,10 +78,11 @@ def probe_methods(
     general: Sequence[Text],
 ) -> Probed:
     """Method -> (its run, what it costs, whether with gradient checkpointing)."""
-    labels = labels_of(data.split.train, study.train)
-    kept, _ = preflight(base, data.split.train, study.train)
+    rows = data.lessons
+    labels = labels_of(rows.train, study.train)
+    kept, _ = preflight(base, rows.train, study.train)
     memory = study.budget.memory_gb
-    wish = wish_of(base, kept, data.split.dev, general, study.train, study.seed, memory)
+    wish = wish_of(base, kept, rows.dev, general, study.train, study.seed, memory)
     found = {}
     for method in methods:
         settings = study.methods.get(method, {})

@@ -63,8 +63,8 @@ class Trainer:
         return Wanted(
             base=self.base,
             method=method,
-            rows=self.data.split.train,
-            development=self.data.split.dev,
+            rows=self.data.lessons.train,
+            development=self.data.lessons.dev,
             general=self.general,
             settings=replace(study.train, learning_rate=rate) if rate else study.train,
             method_settings=study.methods.get(method, {}),
@@ -166,6 +166,6 @@ class Trainer:
             return advance(wanted, steps, listen=self.listen, stop=self.stop).losses
 
         groups = {row.id: row.group for row in self.data.split.dev}
-        train, steps = self.data.split.train, leader.training.steps
+        train, steps = self.data.lessons.train, leader.training.steps
         found = learning_curve(train, steps, losses_of, groups, self.study.seed)
         return replace(found, method=method) if found else None

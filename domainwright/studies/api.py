@@ -4,6 +4,7 @@ import difflib
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from domainwright.methods import METHODS
 from domainwright.methods._adapter import Adapter
 from domainwright.models.base import Base
 from domainwright.prompting._sources import PromptSettings, Sources
+from domainwright.studies._asked import as_asked, prompters_of
 from domainwright.studies._base import base_of
 from domainwright.studies._choice import strategies
 from domainwright.studies._folder import OF_RUN, STUDY_FILE, claim, ours
@@ -181,10 +183,13 @@ def plan(
     settings = _settings(study, overrides)
     listen(Step("read data", 0, 1))
     with tempfile.TemporaryDirectory() as folder:
-        data = prepare(settings, Path(folder))
-    listen(Step("load base", 0, 1))
-    base = base_of(settings)
-    names, _ = strategies(settings.strategies, data.task, documents=bool(data.documents))
+        load = cache(lambda: base_of(settings))
+        data = prepare(settings, Path(folder), base=load, listen=listen)
+        listen(Step("load base", 0, 1))
+        base = load()
+        names, _ = strategies(settings.strategies, data.task, documents=bool(data.documents))
+        prompters = prompters_of(settings, base, data, Path(folder), listen)
+        data = as_asked(settings, data, base, prompters, names)
     listen(Step("probe", 0, 1))
     found = make_plan(settings, base, data, names, shipped_suite().texts)
     listen(Step("probe", 1, 1))
@@ -218,13 +223,17 @@ def train_method(
             "add --resume to go on with it, or give another folder with -o.",
         )
     write_resolved(settings, folder / STUDY_FILE)
-    data = prepare(settings, folder)
-    base = base_of(settings)
+    load = cache(lambda: base_of(settings))
+    data = prepare(settings, folder, base=load, listen=listen)
+    base = load()
+    names, _ = strategies(settings.strategies, data.task, documents=bool(data.documents))
+    prompters = prompters_of(settings, base, data, folder, listen)
+    lessons = as_asked(settings, data, base, prompters, names).lessons
     wanted = Wanted(
         base=base,
         method=method,
-        rows=data.split.train,
-        development=data.split.dev,
+        rows=lessons.train,
+        development=lessons.dev,
         general=shipped_suite().texts,
         settings=settings.train,
         method_settings=settings.methods.get(method, {}),
@@ -313,7 +322,7 @@ def _load(study: StudySettings, folder: Path, strategy: str) -> Run:
         train = read_dataset(folder / "dataset").train
         prompter = PROMPTINGS.get(part)(
             Sources(
-                examples=[row for row in train if isinstance(row, (Chat, Choice))],
+                examples=[r for r in train if isinstance(r, (Chat, Choice)) and not r.provenance],
                 documents=documents,
                 settings=study.prompting,
                 count_tokens=lambda text: len(base.template.tokens(text)),

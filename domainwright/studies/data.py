@@ -43,6 +43,13 @@ class StudyData:
     set_aside: list[SetAside]
     leaks: dict[str, int]
     documents_overlap: int
+    asked: Split | None = None
+    """The split with training and development rows as a tuned model is asked; see `_asked`."""
+
+    @property
+    def lessons(self) -> Split:
+        """What methods are trained and watched on."""
+        return self.asked or self.split
 
     def test_items(self, count: int, seed: int) -> list[Row]:
         """The first `count` test rows of an order that depends on the seed and the ids alone."""

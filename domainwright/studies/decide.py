@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,15 @@ from domainwright.core.config import as_mapping, from_mapping
 from domainwright.core.errors import CapabilityError, ConfigError, RunFailed
 from domainwright.core.lock import lock
 from domainwright.core.progress import Listener, Step, quiet
-from domainwright.core.records import Text
 from domainwright.evaluate.records import Item
 from domainwright.evaluate.retained import Retained, change
 from domainwright.evaluate.tasks import TASKS
 from domainwright.maths.significance import detectable
 from domainwright.models.base import Base
-from domainwright.prompting._sources import Sources
+from domainwright.studies._asked import as_asked, prompters_of
 from domainwright.studies._base import base_of
 from domainwright.studies._choice import STAND_IN, failed, kind, parts, score_name, strategies
-from domainwright.studies._exam import Exam, reference_losses, suite_of
+from domainwright.studies._exam import Exam, suite_of
 from domainwright.studies._explain import would_change
 from domainwright.studies._folder import OF_STUDY, STUDY_FILE, claim, open_study
 from domainwright.studies._format import unit
@@ -92,9 +92,10 @@ class _Study:
         self.begun = time.perf_counter()
         study = self.study
         self.listen(Step("read data", 0, 1))
-        self.data: StudyData = prepare(study, self.folder)
+        load = cache(lambda: base_of(study))
+        self.data: StudyData = prepare(study, self.folder, base=load, listen=self.listen)
         self.listen(Step("load base", 0, 1))
-        self.base: Base = base_of(study)
+        self.base: Base = load()
         self.task = TASKS.get(self.data.task)
         self.score = score_name(
             study.evaluate.score, self.data.task, self.task.scores, self.data.split.train
@@ -103,6 +104,8 @@ class _Study:
             study.strategies, self.data.task, documents=bool(self.data.documents)
         )
         self.suite = suite_of(study)
+        self.prompters = prompters_of(study, self.base, self.data, self.folder, self.listen)
+        self.data = as_asked(study, self.data, self.base, self.prompters, names)
         self.listen(Step("probe", 0, 1))
         self.plan = self._plan(names)
         self.exam = self._exam()
@@ -122,26 +125,16 @@ class _Study:
         return self._verdict([*results, *skipped], before, expected)
 
     def _exam(self) -> Exam:
-        study, base = self.study, self.base
-        sources = Sources(
-            examples=[r for r in self.data.split.train if not isinstance(r, Text)],  # type: ignore[misc]
-            documents=self.data.documents,
-            settings=study.prompting,
-            count_tokens=lambda text: len(base.template.tokens(text)),
-            listen=self.listen,
-            vectors=self.folder / "vectors",
-            development=self.data.split.dev,
-            losses=lambda rows, prompts: reference_losses(base, rows, prompts, self.listen),
-        )
+        study = self.study
         return Exam(
             study=study,
-            base=base,
+            base=self.base,
             data=self.data,
             task=self.task,
             rows=self.data.test_items(self.plan.items, study.seed),
             score=self.score,
             new_tokens=self.plan.new_tokens,
-            sources=sources,
+            prompters=self.prompters,
             suite=self.suite,
             folder=self.folder,
             resume=self.resume,
@@ -221,8 +214,8 @@ class _Study:
             retention=retention,
             training=training,
             adapter=f"trials/{method}/adapter" if method else None,
-            note=self.exam.note(prompting),
-            prepare_seconds=self.exam.prepare_seconds(prompting),
+            note=self.prompters.note(prompting),
+            prepare_seconds=self.prompters.prepare_seconds(prompting),
             **summarise(items),
         )
 
@@ -235,7 +228,8 @@ class _Study:
         )
         curve = self.trainer.curve(results, advice.strategy)
         told = [curve.advice] if curve else []
-        advice = replace(advice, reasons=[*advice.reasons, *told, *self.plan.notes])
+        told += [*self.plan.notes, *self.data.notes]
+        advice = replace(advice, reasons=[*advice.reasons, *told])
         data = replace(
             self.data.record(self.exam.rows, expected),
             detectable_measured=measured_detectable(self.exam.items, advice.strategy),

@@ -107,7 +107,7 @@ def test_zero_shot_asks_the_question_alone():
     choice = choice_row("Q?", "a", "b")
     assert strategy("zero_shot").prompt(choice).text == "Question: Q?\nAnswer:"
     text = strategy("zero_shot", instruction="Be brief.").prompt(choice).text
-    assert text == "Be brief.\n\nQuestion: Q?\nAnswer:"
+    assert text == "Be brief.\nQuestion: Q?\nAnswer:"
     assert (
         strategy("zero_shot").prompt(Text(id="t", group="t", file="f", line=1, text="x")).text == ""
     )
@@ -196,7 +196,7 @@ def test_examples_of_choices_are_plain_text():
     row = choice_row("Which drug thins blood?", "a", "b", group="test")
     prompt = strategy("few_shot", pool, examples=1, context_tokens=500, instruction="I").prompt(row)
     q, a = FACTS[0]
-    assert prompt.text == f"I\n\nQuestion: {q}\nAnswer: {a}\n\nQuestion: {row.question}\nAnswer:"
+    assert prompt.text == f"I\nQuestion: {q}\nAnswer: {a}\n\nQuestion: {row.question}\nAnswer:"
 
 
 def test_the_right_passage_is_found():
@@ -222,7 +222,7 @@ def test_documents_may_share_the_group_of_a_row():
 def test_passages_are_quoted_ahead_of_a_choice():
     row = choice_row("Which drug thins blood?", "a", "b", group="test")
     prompt = strategy("rag", documents=DOCUMENTS, passages=1, context_tokens=500).prompt(row)
-    assert prompt.text == f"[1] {prompt.passages[0]}\n\nQuestion: {row.question}\nAnswer:"
+    assert prompt.text == f"[1] {prompt.passages[0]}\nQuestion: {row.question}\nAnswer:"
 
 
 def test_a_long_passage_is_cut_to_fit():
@@ -259,6 +259,9 @@ class NoVectors:
 
     def encode(self, texts, *_, **__):
         return np.full((len(texts), 1), np.nan)
+
+    def vector(self, text):
+        return np.full(1, np.nan)
 
 
 def bm25(texts, query, k1=1.5, b=0.75):
@@ -304,6 +307,9 @@ def test_the_two_rankings_are_fused_by_reciprocal_rank(monkeypatch):
         def encode(self, texts, *_, **__):
             known = {"alpha one": 0.1, "alpha alpha two": 0.3, "beta": 0.9, "gamma": 0.2}
             return np.array([[known.get(t, 1.0)] for t in texts])
+
+        def vector(self, text):
+            return self.encode([text])[0]
 
     monkeypatch.setattr(_index, "default_encoder", Dense)
     index = Index(["alpha one", "alpha alpha two", "beta", "gamma"])

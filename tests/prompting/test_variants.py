@@ -3,9 +3,10 @@
 import pytest
 
 from domainwright.core.errors import ConfigError
+from domainwright.core.records import Choice
 from domainwright.models import embedded
 from domainwright.prompting import PROMPTINGS
-from domainwright.prompting._sources import PromptSettings, Sources
+from domainwright.prompting._sources import MARKERS, PromptSettings, Sources
 from domainwright.prompting.instructed import PHRASINGS
 from tests.prompting.test_prompting import DOCUMENTS, ROWS, count_tokens
 from tests.tiny import chat
@@ -107,3 +108,44 @@ def test_words_alone_make_no_vectors(monkeypatch):
     made = PROMPTINGS.get("rag_bm25")(sources())
     assert made.prompt(chat("Which planet is the largest?", "x", name="t", group="t")).passages
     assert not made.prompt(chat("Zzyzx?", "x", name="t", group="t")).passages
+
+
+class TestRagFewShot:
+    pytestmark = needs_encoder
+
+    def made(self, **settings):
+        settings = PromptSettings(**{"examples": 2, "passages": 1} | settings)
+        return PROMPTINGS.get("rag_few_shot")(sources(settings=settings, count_tokens=count_tokens))
+
+    def test_every_example_and_the_question_have_passages(self):
+        row = chat("Which arachnids spin webs from silk?", "x", name="t", group="t")
+        prompt = self.made().prompt(row)
+        assert len(prompt.examples) == 2 and prompt.passages[0].startswith("Spiders")
+        asked = [m.content for m in prompt.messages if m.role == "user"]
+        assert len(asked) == 3 and all("[1] " in text for text in asked)
+        answers = [m.content for m in prompt.messages if m.role == "assistant"]
+        by_id = {r.id: r.answer for r in ROWS}
+        assert answers == [by_id[i] for i in prompt.examples][::-1]
+
+    @pytest.mark.parametrize("room", [40, 80, 160, 320])
+    def test_keeps_to_the_budget(self, room):
+        made = self.made(context_tokens=room, examples=8, passages=3)
+        for row in ROWS:
+            prompt = made.prompt(row)
+            plain = count_tokens(row.question)
+            turns = sum(count_tokens(m.content) for m in prompt.messages)
+            assert turns + MARKERS * (len(prompt.messages) // 2) <= room + plain + MARKERS
+            assert row.id not in prompt.examples
+
+    def test_choices_are_blocks_of_text(self):
+        rows = [
+            Choice(id=f"c{n}", group=f"c{n}", file="f", line=n, question=q, choices=("yes", "no"),
+                   answer=n % 2)
+            for n, q in enumerate(("Do spiders spin webs?", "Is Jupiter large?", "Is it a planet?"))
+        ]  # fmt: skip
+        made = PROMPTINGS.get("rag_few_shot")(
+            sources(examples=rows, settings=PromptSettings(examples=1), count_tokens=count_tokens)
+        )
+        text = made.prompt(rows[0]).text
+        assert text.count("\nAnswer:") == 2 and text.endswith("Answer:")
+        assert text.index("[1] ") < text.index("\nAnswer: ") < text.rindex("[1] ")

@@ -162,7 +162,8 @@ def test_auto_with_documents_adds_the_combination(full, tmp_path, base):
         tmp_path, base, strategies="auto", data={"documents": "documents.jsonl"}
     )
     decided = decide(study, tmp_path / "run")
-    check_whole(decided, [*EVERY[:1], "instructed", *EVERY[1:]])
+    prompted = ["zero_shot", "instructed", "few_shot", "rag", "rag_few_shot"]
+    check_whole(decided, [*prompted, "lora", "lora+rag"])
     chosen = next(r for r in decided.verdict.strategies if r.name == "instructed")
     assert chosen.note is not None
     run = load_run(decided.folder, "instructed")
