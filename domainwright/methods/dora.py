@@ -13,7 +13,6 @@ Dimension key: I inputs of the layer, O outputs, R rank.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from domainwright.methods import METHODS
-from domainwright.methods.lora import LoraAdapter, LoraSettings, choose, load
+from domainwright.methods.lora import Lora, LoraAdapter, LoraSettings
 from domainwright.models.base import Base
 from domainwright.models.hooks import Hook
 from domainwright.models.points import Linear
@@ -108,33 +107,12 @@ class DoraAdapter(LoraAdapter):
 
 
 @METHODS.register
-class Dora:
+class Dora(Lora):
     """Low-rank adaptation of directions, and lengths apart."""
 
     Settings = DoraSettings
-    version = 1
+    Adapter = DoraAdapter
     summary = "LoRA on the direction of every row, its length learned apart; merges; slower."
     parameter_formula = "Σ rank · (inputs + outputs) + outputs over the chosen layers"
-    peft_type: ClassVar[str | None] = "LORA"
-    identity_start = True
-    random_start = True
     learning_rate: ClassVar = {"small": 8e-4, "large": 2e-4}
     """Below and from one billion parameters; methods.md §15.3, not swept."""
-    merge_rtol: ClassVar = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
-    """Largest relative error of merged logits. bfloat16 rounds every merged weight to 8 bits."""
-
-    @staticmethod
-    def build(base: Base, settings: DoraSettings, seed: int) -> DoraAdapter:
-        """A fresh adapter, which changes nothing yet."""
-        adapter = DoraAdapter(base, settings, choose(base.hooks.linears, settings.targets))
-        adapter.start(seed)
-        return adapter
-
-    @staticmethod
-    def load(base: Base, folder: Path) -> DoraAdapter:
-        """An adapter saved by us or by PEFT, checked key by key.
-
-        Raises:
-            DataError: another base, a missing or surplus tensor, or another variant of LoRA.
-        """
-        return load(base, folder, DoraSettings, DoraAdapter)

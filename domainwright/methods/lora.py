@@ -196,7 +196,8 @@ class LoraAdapter(Adapter):
 class Lora:
     """Low-rank adaptation."""
 
-    Settings = LoraSettings
+    Settings: ClassVar[type[LoraSettings]] = LoraSettings
+    Adapter: ClassVar[type[LoraAdapter]] = LoraAdapter
     version = 1
     summary = "A low-rank change beside every linear layer; merges into the base."
     parameter_formula = "rank · Σ (inputs + outputs) over the chosen layers"
@@ -208,22 +209,22 @@ class Lora:
     merge_rtol: ClassVar = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
     """Largest relative error of merged logits. bfloat16 rounds every merged weight to 8 bits."""
 
-    @staticmethod
-    def build(base: Base, settings: LoraSettings, seed: int) -> LoraAdapter:
+    @classmethod
+    def build(cls, base: Base, settings: LoraSettings, seed: int) -> LoraAdapter:
         """A fresh adapter, which changes nothing yet."""
-        adapter = LoraAdapter(base, settings, choose(base.hooks.linears, settings.targets))
+        adapter = cls.Adapter(base, settings, choose(base.hooks.linears, settings.targets))
         adapter.start(seed)
         return adapter
 
-    @staticmethod
-    def load(base: Base, folder: Path) -> LoraAdapter:
+    @classmethod
+    def load(cls, base: Base, folder: Path) -> LoraAdapter:
         """An adapter saved by us or by PEFT, checked key by key.
 
         Raises:
             DataError: another base, a missing or surplus tensor, or a LoRA variant that this
                 method does not compute.
         """
-        return load(base, folder, LoraSettings, LoraAdapter)
+        return load(base, folder, cls.Settings, cls.Adapter)
 
 
 S = TypeVar("S", bound=LoraSettings)

@@ -238,7 +238,8 @@ def begun(base: Base, settings: PrefixSettings, seed: int) -> Tensor:
 class Prefix:
     """Learned keys and values in every layer."""
 
-    Settings = PrefixSettings
+    Settings: ClassVar[type[PrefixSettings]] = PrefixSettings
+    Adapter: ClassVar[type[PrefixAdapter]] = PrefixAdapter
     version = 1
     summary = "Learned keys and values that every layer attends to; starts from an instruction."
     parameter_formula = "rows · layers · 2 · keys per layer"
@@ -249,24 +250,24 @@ class Prefix:
     """Below and from one billion parameters; methods.md §15.3, not swept."""
     merge_rtol: ClassVar[dict[torch.dtype, float]] = {}
 
-    @staticmethod
-    def build(base: Base, settings: PrefixSettings, seed: int) -> PrefixAdapter:
+    @classmethod
+    def build(cls, base: Base, settings: PrefixSettings, seed: int) -> PrefixAdapter:
         """A fresh adapter.
 
         Raises:
             CapabilityError: the base has no attention that takes more keys.
         """
         own = derive(seed, "prefix network") if settings.projection else None
-        return PrefixAdapter(base, settings, begun(base, settings, seed), own)
+        return cls.Adapter(base, settings, begun(base, settings, seed), own)
 
-    @staticmethod
-    def load(base: Base, folder: Path) -> PrefixAdapter:
+    @classmethod
+    def load(cls, base: Base, folder: Path) -> PrefixAdapter:
         """An adapter saved by us, with its network where it is there, or by PEFT.
 
         Raises:
             DataError: another base, another type, a tensor of another shape, another network.
         """
-        return load(base, folder, PrefixSettings, PrefixAdapter)
+        return load(base, folder, cls.Settings, cls.Adapter)
 
 
 S = TypeVar("S", bound=PrefixSettings)

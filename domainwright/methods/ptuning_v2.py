@@ -11,16 +11,11 @@ unless `start: random` says otherwise. In PEFT's files it is PREFIX_TUNING.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
-import torch
-
 from domainwright.core.errors import ConfigError
-from domainwright.core.seeds import derive
 from domainwright.methods import METHODS
-from domainwright.methods.prefix import PrefixAdapter, PrefixSettings, begun, load
-from domainwright.models.base import Base
+from domainwright.methods.prefix import Prefix, PrefixAdapter, PrefixSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,35 +46,12 @@ class PtuningV2Adapter(PrefixAdapter):
 
 
 @METHODS.register
-class PtuningV2:
+class PtuningV2(Prefix):
     """Deep prompts for labels."""
 
     Settings = PtuningV2Settings
-    version = 1
+    Adapter = PtuningV2Adapter
     summary = "Deep prompts with dropout, made for a head on labels; fewer rows than prefix."
     parameter_formula = "rows · layers · 2 · keys per layer, and inputs · labels of a head"
-    peft_type: ClassVar[str | None] = "PREFIX_TUNING"
-    identity_start = False
-    random_start = False
     learning_rate: ClassVar = {"small": 7e-3, "large": 7e-3}
     """Below and from one billion parameters; methods.md §15.3, not swept."""
-    merge_rtol: ClassVar[dict[torch.dtype, float]] = {}
-
-    @staticmethod
-    def build(base: Base, settings: PtuningV2Settings, seed: int) -> PtuningV2Adapter:
-        """A fresh adapter.
-
-        Raises:
-            CapabilityError: the base has no attention that takes more keys.
-        """
-        own = derive(seed, "prefix network") if settings.projection else None
-        return PtuningV2Adapter(base, settings, begun(base, settings, seed), own)
-
-    @staticmethod
-    def load(base: Base, folder: Path) -> PtuningV2Adapter:
-        """An adapter saved by us, or a prefix of PEFT's.
-
-        Raises:
-            DataError: another base, another type, a tensor of another shape, another network.
-        """
-        return load(base, folder, PtuningV2Settings, PtuningV2Adapter)

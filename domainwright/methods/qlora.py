@@ -23,8 +23,8 @@ from torch import Tensor
 from domainwright.core.errors import ConfigError
 from domainwright.core.seeds import derive
 from domainwright.methods import METHODS, _starts
-from domainwright.methods._lora_settings import LoraSettings, choose
-from domainwright.methods.lora import LoraAdapter, load
+from domainwright.methods._lora_settings import LoraSettings
+from domainwright.methods.lora import Lora, LoraAdapter
 from domainwright.models.base import Base
 from domainwright.models.four_bit import quantise
 from domainwright.models.hooks import Hook
@@ -170,38 +170,15 @@ def _words(held: tuple[str, bool]) -> str:
 
 
 @METHODS.register
-class Qlora:
+class Qlora(Lora):
     """Low-rank adaptation of a base in 4 bits."""
 
     Settings = QloraSettings
-    version = 1
+    Adapter = QloraAdapter
     summary = "LoRA over 4-bit weights: a quarter of the base's memory, slower; merges."
-    parameter_formula = "rank · Σ (inputs + outputs) over the chosen layers"
-    peft_type: ClassVar[str | None] = "LORA"
     identity_start = False
     """Not the base: its weights in 4 bits."""
-    random_start = True
     learning_rate: ClassVar = {"small": 1e-3, "large": 2e-4}
     """Below and from one billion parameters; methods.md §15.3, not swept."""
     merge_rtol: ClassVar = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
     """Of the merge dequant16. bfloat16 rounds every merged weight to 8 bits."""
-
-    @staticmethod
-    def build(base: Base, settings: QloraSettings, seed: int) -> QloraAdapter:
-        """A fresh adapter.
-
-        Raises:
-            ConfigError: the base holds codes of another kind.
-        """
-        adapter = QloraAdapter(base, settings, choose(base.hooks.linears, settings.targets))
-        adapter.start(seed)
-        return adapter
-
-    @staticmethod
-    def load(base: Base, folder: Path) -> QloraAdapter:
-        """An adapter saved by us, or a LoRA of PEFT's, checked key by key.
-
-        Raises:
-            DataError: another base, a missing or surplus tensor, or another variant of LoRA.
-        """
-        return load(base, folder, QloraSettings, QloraAdapter)
