@@ -25,6 +25,11 @@ def curate(
     leave_out: Annotated[
         list[str] | None, typer.Option("--without", help="Do not run this filter. Repeatable.")
     ] = None,
+    select: Annotated[
+        str | None,
+        typer.Option(help="Keep --rows rows in the end: k_center, facility_location, dpp, random."),
+    ] = None,
+    rows: Annotated[int | None, typer.Option(help="How many rows --select keeps.")] = None,
     secrets: Annotated[
         Path | None,
         typer.Option("--secrets", help="Write here what the placeholders replaced (mode 0600)."),
@@ -50,6 +55,11 @@ def curate(
         return
     if output is None:
         raise ConfigError("No folder is given for the dataset.", "add -o DATASET.")
+    if (select is None) != (rows is None):
+        raise ConfigError(
+            f"--select is {select} and --rows is {rows}.",
+            "give both, such as --select k_center --rows 200, or none.",
+        )
     _curate(
         given,
         output,
@@ -60,20 +70,31 @@ def curate(
         against=tuple(against or ()),
         use=tuple(use or ()),
         leave_out=tuple(leave_out or ()),
+        select=(select, rows),
     )
 
 
 def _curate(
-    files: list[Path], output: Path, secrets: Path | None, as_json: bool, fresh: bool, **wish: Any
+    files: list[Path],
+    output: Path,
+    secrets: Path | None,
+    as_json: bool,
+    fresh: bool,
+    select: tuple[str | None, int | None],
+    **wish: Any,
 ) -> None:
     from dataclasses import asdict
 
     from domainwright.cli._screen import progress
     from domainwright.curate import pipeline
     from domainwright.curate.secrets import check_secrets_file, write_secrets
+    from domainwright.curate.select import SelectSettings
 
     if secrets is not None:
         check_secrets_file(secrets, output)
+    method, rows = select
+    if method is not None and rows is not None:
+        wish["select"] = SelectSettings(method=method, rows=rows)
     wanted = pipeline.Wish(files=tuple(files), keep_secrets=secrets is not None, **wish)
     with progress() as (listen, _):
         result = pipeline.curate(wanted, output, fresh=fresh, listen=listen)

@@ -13,6 +13,21 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """How a row was made that stands in no file."""
+
+    source_id: str
+    """Of the row or document it was made from; several are joined by a space."""
+    op: str
+    """What was done: "eda synonyms", "paraphrase"."""
+    model: str | None
+    """Who wrote it; None: a rule."""
+    seed: int
+    filters: tuple[str, ...]
+    """Checks it passed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """Where a row comes from. Every kind of row below adds its contents."""
 
@@ -26,6 +41,8 @@ class Row:
     date: str | None = None
     """ISO 8601, for splits by time."""
     topic: str | None = None
+    provenance: Provenance | None = None
+    """None: the row stands in its file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -109,11 +109,16 @@ def write_curated(
     shop: Workshop,
     pieces: int,
     found: Mapping[int, Copy],
+    out: Mapping[int, tuple[str, str]],
     parents: Mapping[str, str],
     facts: Mapping[str, Any],
     listen: Listener,
 ) -> Curated:
     """Write the folder from the pieces.
+
+    Args:
+        found: row number -> the copy it is.
+        out: row number -> (reason, detail) of rows that were not selected.
 
     Raises:
         DataError: no row is left, or records were lost: then nothing is written.
@@ -127,11 +132,13 @@ def write_curated(
             kept, copied = list[Row](), list[dict[str, Any]]()
             for row in shop.rows(n):
                 copy = found.get(number)
-                number += 1
-                if copy is None:
-                    kept.append(row)
-                else:
+                if copy is not None:
                     copied.append(_copy(row, copy, shop.row(copy.of)))
+                elif number in out:
+                    copied.append(_entry(row, "select", *out[number]))
+                else:
+                    kept.append(row)
+                number += 1
             writing.add(shop.read(n), kept, copied)
             listen(Step("write", n + 1, pieces))
         report.update(writing.close())
@@ -186,13 +193,19 @@ def explain(folder: Path, row: str) -> list[dict[str, Any]]:
 
 
 def _copy(row: Row, copy: Copy, original: Row) -> dict[str, Any]:
+    same = f"{copy.detail}: {original.id!r} ({original.file}, line {original.line})"
+    return _entry(row, "copies", copy.reason, same)
+
+
+def _entry(row: Row, name: str, reason: str, detail: str) -> dict[str, Any]:
+    """One line of dropped.jsonl."""
     return {
         "file": row.file,
         "line": row.line,
         "id": row.id,
-        "filter": "copies",
-        "reason": copy.reason,
-        "detail": f"{copy.detail}: {original.id!r} ({original.file}, line {original.line})",
+        "filter": name,
+        "reason": reason,
+        "detail": detail,
     }
 
 

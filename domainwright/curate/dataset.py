@@ -16,7 +16,7 @@ from typing import Any
 from domainwright.core import records
 from domainwright.core.artifacts import read_manifest, write_folder
 from domainwright.core.errors import DataError
-from domainwright.core.records import Message, Row, SetAside
+from domainwright.core.records import Message, Provenance, Row, SetAside
 from domainwright.curate.read import ReadResult
 from domainwright.curate.split import Split
 
@@ -110,8 +110,11 @@ def read_dataset(folder: Path) -> Dataset:
 
 
 def row_as_json(row: Row) -> dict[str, Any]:
-    """The row as plain data, its kind first."""
-    return {"kind": _NAMES[type(row)], **dataclasses.asdict(row)}
+    """The row as plain data, its kind first; a row of a file has no provenance to write down."""
+    data = {"kind": _NAMES[type(row)], **dataclasses.asdict(row)}
+    if row.provenance is None:
+        del data["provenance"]
+    return data
 
 
 def row_from_json(data: Mapping[str, Any]) -> Row:
@@ -129,6 +132,9 @@ def row_from_json(data: Mapping[str, Any]) -> Row:
             values[name] = tuple(Message(**turn) for turn in values[name])
     if "choices" in values:
         values["choices"] = tuple(values["choices"])
+    if "provenance" in values:
+        made = values["provenance"]
+        values["provenance"] = Provenance(**{**made, "filters": tuple(made["filters"])})
     return _KINDS[kind](**values)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from domainwright.core.artifacts import sha256_file
+from domainwright.core.config import as_mapping
 from domainwright.core.errors import ConfigError, DataError, DomainwrightError
 from domainwright.core.lock import lock
 from domainwright.core.progress import Listener, Step, quiet
@@ -24,6 +25,7 @@ from domainwright.curate import files as any_files
 from domainwright.curate._chunks import CHUNK_ROWS, Piece, Workshop
 from domainwright.curate._columns import all_readers
 from domainwright.curate._one_file import Stream
+from domainwright.curate._pick import check_without_base, unpicked
 from domainwright.curate._unread import dropped_unread
 from domainwright.curate.copies import Copy, copies
 from domainwright.curate.curated import KIND, Curated, write_curated
@@ -31,6 +33,7 @@ from domainwright.curate.filters import Sample
 from domainwright.curate.judge import Judge, Outcome, bulk_language
 from domainwright.curate.preset import chosen, described, preset
 from domainwright.curate.read import read
+from domainwright.curate.select import SelectSettings
 
 VERSION = 1
 """Of what the pieces mean. Another version throws old pieces away."""
@@ -47,6 +50,8 @@ class Wish:
     domain: str | None = None
     use: tuple[str, ...] = ()
     leave_out: tuple[str, ...] = ()
+    select: SelectSettings | None = None
+    """Keep some of the rows that are left in the end."""
     keep_secrets: bool = False
     """Whether the result should know what stood behind the placeholders."""
 
@@ -61,13 +66,16 @@ def curate(
         listen: is told how far the work is.
 
     Raises:
-        ConfigError: the folder holds something else, or a file is listed twice.
+        ConfigError: the folder holds something else, a file is listed twice, or more rows are to
+            be selected than are left.
         DataError: nothing can be read, or no row is left.
         UnknownName: no such domain or filter.
     """
     folder = Path(folder)
     sources = _sources(wish.files)
     filters = chosen(preset(wish.domain), wish.use, wish.leave_out)
+    if wish.select:
+        check_without_base(wish.select)
     _check_folder(folder, fresh)
     work = folder.parent / f".{folder.name}.curating"
     with lock(work):
@@ -85,7 +93,11 @@ def curate(
             pieces = _judge_all(sources, Judge(filters, sample), shop, wish.keep_secrets, listen)
             found = _copies(shop, pieces, listen)
             facts = {**settings, "language": sample.language}
-            result = write_curated(folder, shop, pieces, found, parents, facts, listen)
+            out = dict[int, tuple[str, str]]()
+            if wish.select:
+                facts["select"] = as_mapping(wish.select)
+                out = unpicked(wish.select, shop, pieces, found, listen)
+            result = write_curated(folder, shop, pieces, found, out, parents, facts, listen)
         except DomainwrightError:
             # It would fail again at the same place. A kill or Ctrl-C leaves the pieces.
             shop.close()

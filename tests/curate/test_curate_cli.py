@@ -65,3 +65,27 @@ def test_what_is_missing_is_said(tmp_path):
     ):
         done = dw(*arguments)
         assert done.exit_code == 2 and told in done.stderr
+
+
+def test_some_rows_are_selected_and_the_others_accounted_for(tmp_path):
+    selected = ("--select", "k_center", "--rows", 5)
+    done = dw("curate", files(tmp_path), "-o", tmp_path / "out", *selected, "--json")
+    told = json.loads(done.stdout)
+    assert (told["records"], told["kept"], told["dropped"]) == (32, 5, 27)
+    assert told["reasons"] == {"copies": {"exact_duplicate": 1}, "select": {"not_selected": 26}}
+    dropped = (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()
+    assert len(dropped) == 27
+    assert "k_center chose 5 other rows" in dropped[0]
+
+
+def test_a_wrong_selection_is_said(tmp_path):
+    for given, told in (
+        (("--select", "k_center"), "--select k_center --rows 200"),
+        (("--rows", 5), "give both"),
+        (("--select", "k_centre", "--rows", 5), "'k_center'"),
+        (("--select", "difficulty", "--rows", 5), "select in a study"),
+        (("--select", "random", "--rows", 99), "31 rows are there"),
+    ):
+        done = dw("curate", files(tmp_path), "-o", tmp_path / "out", *given)
+        assert done.exit_code == 2 and told in done.stderr, done.stderr
+        assert not (tmp_path / "out").exists()

@@ -1,0 +1,129 @@
+"""What a selection looks at: sentence vectors, and how likely the base finds the rows.
+
+The losses are read once a study; they lie beside the vectors under a hash of rows and base.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from domainwright.core.artifacts import sha256_json
+from domainwright.core.errors import ConfigError
+from domainwright.core.progress import Listener
+from domainwright.core.records import Chat, Choice, Row, Text
+from domainwright.curate.dataset import row_as_json
+from domainwright.curate.select import vectors_of
+from domainwright.curate.selection import Seen
+from domainwright.evaluate.tasks.answers import REFERENCE_TOKENS, reference_ids
+from domainwright.infer.likelihood import Likelihood, Request, score
+from domainwright.models.base import Base
+from domainwright.models.forms import choice_prompt, continuation
+
+STAGE = "read rows to select"
+
+
+def seen(
+    rows: Sequence[Row],
+    needs: tuple[str, ...],
+    *,
+    seed: int,
+    base: Callable[[], Base],
+    cache: Path,
+    listen: Listener,
+) -> Seen:
+    """What is known of the rows, as far as it is needed.
+
+    Args:
+        base: loads the base; called only if the rows must be read by it.
+        cache: folder of what was read before.
+
+    Raises:
+        ConfigError: plain text, where a question is to be compared with its answer.
+    """
+    if "alone" in needs and any(isinstance(row, Text) for row in rows):
+        raise ConfigError(
+            "difficulty compares an answer with and without its question; plain text has none.",
+            "select by another method, such as uncertainty or k_center.",
+        )
+    vectors = vectors_of(rows, listen, cache) if "vectors" in needs else None
+    read = {}
+    if {"losses", "alone", "margins"} & set(needs):
+        read = _read(rows, "alone" in needs, base(), cache, listen)
+    return Seen(
+        count=len(rows),
+        seed=seed,
+        vectors_ND=vectors,
+        loss_N=read.get("losses"),
+        alone_N=read.get("alone"),
+        margin_N=read.get("margins"),
+    )
+
+
+def _read(
+    rows: Sequence[Row], alone: bool, base: Base, cache: Path, listen: Listener
+) -> dict[str, np.ndarray]:
+    key = sha256_json([base.sha256, str(base.dtype), alone, [row_as_json(row) for row in rows]])
+    file = cache / f"losses-{key[:24]}.safetensors"
+    try:
+        return dict(load_file(file))
+    except (OSError, SafetensorError):
+        found = losses(base, rows, listen, alone=alone)
+    cache.mkdir(parents=True, exist_ok=True)
+    save_file(found, file)
+    return found
+
+
+def losses(
+    base: Base, rows: Sequence[Row], listen: Listener, *, alone: bool = False
+) -> dict[str, np.ndarray]:
+    """{"losses": (N,)}, of choices "margins" too, with `alone` the losses without the question."""
+    asked = [_request(base, row) for row in rows]
+    found = {"losses": _per_token(score(base, asked, listen=listen, stage=STAGE))}
+    if alone:
+        bare = [Request(_start(base), r.continuation) for r in asked]
+        found["alone"] = _per_token(score(base, bare, listen=listen, stage=STAGE))
+    choices = [row for row in rows if isinstance(row, Choice)]
+    if len(choices) == len(rows):
+        found["margins"] = _margins(base, choices, listen)
+    return found
+
+
+def _request(base: Base, row: Row) -> Request:
+    match row:
+        case Chat():
+            return Request(base.template.prompt(row.messages[:-1]), reference_ids(base, row))
+        case Choice():
+            right = " " + row.choices[row.answer]
+            return Request(*continuation(base.template, choice_prompt(row), right))
+        case Text():
+            ids = base.template.tokens(row.text)[: min(REFERENCE_TOKENS, base.context)]
+            return Request(_start(base), ids)
+    raise TypeError(f"{type(row).__name__} rows are not read")
+
+
+def _start(base: Base) -> list[int]:
+    """What a text begins with that nothing stands before."""
+    return continuation(base.template, "", "a")[0]
+
+
+def _per_token(found: Sequence[Likelihood]) -> np.ndarray:
+    return np.array([-x.log_probability / x.tokens for x in found])
+
+
+def _margins(base: Base, rows: Sequence[Choice], listen: Listener) -> np.ndarray:
+    """p(1) - p(2) of the softmax over the choices' log-probabilities."""
+    asked = [
+        Request(*continuation(base.template, choice_prompt(row), " " + choice))
+        for row in rows
+        for choice in row.choices
+    ]
+    found = iter(score(base, asked, listen=listen, stage=STAGE))
+    margins = []
+    for row in rows:
+        logs = np.array([next(found).log_probability for _ in row.choices])
+        odds = np.sort(np.exp(logs - logs.max()))
+        margins.append((odds[-1] - odds[-2]) / odds.sum() if len(odds) > 1 else 1.0)
+    return np.array(margins)

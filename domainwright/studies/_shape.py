@@ -1,0 +1,161 @@
+"""The training part after the split: some rows chosen, others made out of them, tasks mixed.
+
+Development and test rows are never among them; made rows are compared with both, so that none of
+them is given away. Every row made is kept or set aside, as if it stood in a file.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from domainwright.core.artifacts import sha256_json
+from domainwright.core.config import as_mapping
+from domainwright.core.errors import DataError
+from domainwright.core.progress import Listener, Step
+from domainwright.core.records import Document, Row, SetAside
+from domainwright.curate._synonyms import built_in, read_synonyms
+from domainwright.curate.augment import Augmented, AugmentSettings, augment
+from domainwright.curate.augmentation import Tools
+from domainwright.curate.mixing import epoch
+from domainwright.curate.read import ReadResult
+from domainwright.curate.select import select
+from domainwright.curate.split import Split
+from domainwright.curate.validity import Against
+from domainwright.models.base import Base
+from domainwright.models.encoder import default_encoder
+from domainwright.studies._evidence import seen
+from domainwright.studies._writer import BaseWriter
+from domainwright.studies.study import StudySettings, read_domain
+
+
+@dataclass(slots=True)
+class Shape:
+    """The training rows, and what became of the others."""
+
+    rows: list[Row]
+    set_aside: list[SetAside] = field(default_factory=list)
+    """Training rows that were not chosen."""
+    made: list[ReadResult] = field(default_factory=list)
+    """One for each augmentation: records = rows + set aside."""
+
+
+def shape(
+    study: StudySettings,
+    divided: Split,
+    documents: Sequence[Document],
+    *,
+    base: Callable[[], Base],
+    folder: Path,
+    listen: Listener,
+) -> Shape:
+    """Choose and make training rows as `data.select` and `data.augment` say.
+
+    Args:
+        base: loads the study's base; called only if a method reads rows with it.
+        folder: of the study; vectors and losses are kept in it.
+
+    Raises:
+        ConfigError: more rows are to be chosen than there are, or a method does not fit them.
+    """
+    shaped = Shape(list(divided.train))
+    vectors = folder / "vectors"
+    if wanted := study.data.select:
+        see = partial(seen, shaped.rows, seed=study.seed, base=base, cache=vectors, listen=listen)
+        shaped.rows, shaped.set_aside = select(shaped.rows, wanted, see)
+    own = list(shaped.rows)
+    hidden = [*divided.dev, *divided.test]
+    against = Against(
+        hidden=hidden,
+        encode=lambda texts: default_encoder().encode(list(texts), listen, cache=vectors),
+    )
+    for number, way in enumerate(study.data.augment, 1):
+        listen(Step(f"augment {way.method}", 0, 1))
+        tools = replace(
+            _tools(study, way, _open(documents, hidden)),
+            writer=BaseWriter(base, study.base, vectors, listen) if "writer" in way.needs else None,
+        )
+        found = augment(own, way, tools, against)
+        shaped.made.append(_as_read(way, number, found, own))
+        shaped.rows += found.rows
+    return shaped
+
+
+def mixed(
+    study: StudySettings,
+    rows: Sequence[Row],
+    entries: Sequence[str | dict],
+    reads: Sequence[ReadResult],
+) -> tuple[tuple[int, ...] | None, tuple[str, ...]]:
+    """(numbers of the training rows that an epoch reads, what the verdict says of it).
+
+    Args:
+        entries: of `data.train`, in the order in which `reads` begins.
+
+    Raises:
+        ConfigError: weights that do not name the tasks.
+        DataError: all rows are of one task.
+    """
+    mix = study.data.mix
+    if mix is None:
+        return None, ()
+    named: dict[str, str] = {}
+    for entry, result in zip(entries, reads, strict=False):
+        own = entry.get("task") if isinstance(entry, dict) else None
+        named |= dict.fromkeys((row.id for row in result.rows), str(own or Path(result.file).stem))
+    tasks = [_task(row, named) for row in rows]
+    sizes = Counter(tasks)
+    if len(sizes) < 2:
+        raise DataError(
+            f"data.mix is set, and the training rows are of one task, {tasks[0]}.",
+            "give each task a file of its own with `task:`, or leave `mix` out.",
+        )
+    order = epoch(tasks, mix, seed=study.seed)
+    drawn, distinct = Counter(tasks[n] for n in order), Counter(tasks[n] for n in {*order})
+    told = ", ".join(
+        f"{task} {drawn[task]:,} ({distinct[task]:,} different of {sizes[task]:,})"
+        for task in sorted(sizes)
+    )
+    return tuple(order), (f"An epoch reads {len(order):,} rows by {mix.kind} mixing: {told}.",)
+
+
+def unwritten(study: StudySettings) -> StudySettings:
+    """The study without augmentations for which a model must write."""
+    ways = tuple(way for way in study.data.augment if "writer" not in way.needs)
+    return replace(study, data=replace(study.data, augment=ways))
+
+
+def _task(row: Row, named: dict[str, str]) -> str:
+    """Of a made row, its source's; of one made from several or from a document, how it was made."""
+    if row.provenance is None:
+        return named[row.id]
+    return named.get(row.provenance.source_id) or row.provenance.op
+
+
+def _open(documents: Sequence[Document], hidden: Sequence[Row]) -> list[Document]:
+    """Documents that rows may be made from: none of a group that is tested or watched."""
+    groups = {row.group for row in hidden}
+    return [document for document in documents if document.group not in groups]
+
+
+def _tools(study: StudySettings, way: AugmentSettings, documents: Sequence[Document]) -> Tools:
+    return Tools(
+        seed=study.seed,
+        documents=documents,
+        terms=read_domain(study.domain)["terms"] if study.domain else (),
+        synonyms=read_synonyms(way.synonyms) if way.synonyms else built_in(),
+    )
+
+
+def _as_read(way: AugmentSettings, number: int, found: Augmented, own: Sequence[Row]) -> ReadResult:
+    return ReadResult(
+        file=f"augment {number}: {way.method}",
+        sha256=sha256_json([as_mapping(way), [row.id for row in own]]),
+        format=way.method,
+        columns={},
+        records=found.made,
+        rows=found.rows,
+        set_aside=found.set_aside,
+        notes={},
+    )
