@@ -1,4 +1,4 @@
-"""Greedy answers for many prompts at once, and the likelihood of their references.
+"""Answers for many prompts at once, greedy or drawn, and the likelihood of their references.
 
 Prompts are read in one flat batch as a prefix tree: the instructions and examples that
 they begin with alike are computed once. Their keys and values then take a row each in a
@@ -18,9 +18,11 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from domainwright.core.errors import ConfigError
 from domainwright.core.progress import Listener, Step, quiet
+from domainwright.infer._sampling import Sampling
 from domainwright.infer._slots import Slots, columns
 from domainwright.infer.likelihood import Likelihood, Request, likelihoods, projected, score
 from domainwright.models.base import Base
+from domainwright.models.flat import flatten
 from domainwright.models.tree import Tree, grow, shared
 
 BATCH_ROWS = 96
@@ -43,6 +45,8 @@ class Answer:
     """This answer's share of the time of all: what one more question costs."""
     reference: Likelihood | None = None
     """How likely the model finds the reference after the same prompt, if one was given."""
+    stop: int | None = None
+    """The token that ended it; None: a text did, or the limit."""
 
 
 @torch.no_grad()
@@ -53,15 +57,17 @@ def answer(
     new_tokens: int,
     references: Sequence[list[int]] | None = None,
     stop_texts: Sequence[str] = (),
+    sampling: Sampling | None = None,
     listen: Listener = quiet,
     stage: str = "answer",
 ) -> list[Answer]:
-    """The greedy answer to every prompt, in the order given.
+    """The greedy answer to every prompt, in the order given, or one that is drawn.
 
     Args:
         new_tokens: longest answer in tokens.
         references: continuations to score too; the prompts are read once for both.
         stop_texts: an answer also ends before the first of these.
+        sampling: draw the tokens; None: take the likeliest.
 
     Raises:
         ConfigError: a prompt and its answer do not fit into the base's context.
@@ -77,16 +83,26 @@ def answer(
         )
     if not prompts:
         return []
-    run = _Run(base, prompts, references, new_tokens, stop_texts, listen, stage)
+    run = _Run(base, prompts, references, new_tokens, stop_texts, sampling, listen, stage)
     begun = time.perf_counter()
     if base.feeding == "packed" and base.plain_head:
         for group in _groups(prompts, new_tokens):
             run.packed(group)
-    else:
+    elif sampling is None:
         run.library()
+    else:
+        run.unpacked()
     each = (time.perf_counter() - begun - run.reference_seconds) / len(prompts)
     return [
-        Answer(ids, run.text(ids), run.ended[i], len(prompts[i]), each, run.likelihoods[i])
+        Answer(
+            ids,
+            run.text(ids),
+            run.ended[i],
+            len(prompts[i]),
+            each,
+            run.likelihoods[i],
+            run.stopped[i],
+        )
         for i, ids in enumerate(run.written)
     ]
 
@@ -130,15 +146,18 @@ class _Run:
         references: Sequence[list[int]] | None,
         new_tokens: int,
         stop_texts: Sequence[str],
+        sampling: Sampling | None,
         listen: Listener,
         stage: str,
     ) -> None:
         self.base, self.prompts, self.references = base, prompts, references
+        self.sampling = sampling
         self.new_tokens, self.stop_texts = new_tokens, stop_texts
         self.stops = base.template.stops
         self.listen, self.stage, self.done = listen, stage, 0
         self.written: list[list[int]] = [[] for _ in prompts]
         self.ended = [False] * len(prompts)
+        self.stopped: list[int | None] = [None] * len(prompts)
         self.likelihoods: list[Likelihood | None] = [None] * len(prompts)
         self.reference_seconds = 0.0
         """Time spent on the references, which answering would not need."""
@@ -152,7 +171,7 @@ class _Run:
     def _take(self, i: int, token: int) -> bool:
         """Note the next token of an answer. True: it goes on."""
         if token in self.stops:
-            self.ended[i] = True
+            self.ended[i], self.stopped[i] = True, token
         else:
             self.written[i].append(token)
             if self.stop_texts:
@@ -221,11 +240,19 @@ class _Run:
             )
             states_BD = out.last_hidden_state[:, -1]
         slots.close()
-        tokens = self.base.project(states_BD).argmax(-1).tolist()
+        tokens = self._next(self.base.project(states_BD), owners)
         for row, (i, token) in enumerate(zip(owners, tokens, strict=True)):
             if i is not None and not self._take(i, token):
                 owners[row] = None
                 slots.free(row)
+
+    def _next(self, logits_BV: Tensor, owners: Sequence[int | None]) -> list[int]:
+        """The next token of every row's prompt; any for a row without one."""
+        if self.sampling is None:
+            tokens: list[int] = logits_BV.argmax(-1).tolist()
+            return tokens
+        places = [(i, len(self.written[i])) if i is not None else (0, 0) for i in owners]
+        return self.sampling.drawn(logits_BV, places)
 
     def _read(self, unread: list[int]) -> _Read:
         """Read as many prompts from the end of `unread` as READ_TOKENS allow.
@@ -266,7 +293,9 @@ class _Run:
             self._score_references(hidden_TD, tree, chosen)
             self.reference_seconds += time.perf_counter() - begun
         last_ND = hidden_TD[[rows[i][-1] for i in chosen]]
-        first = [t for b in projected(self.base, last_ND) for t in b.float().argmax(-1).tolist()]
+        first: list[int] = []
+        for block in projected(self.base, last_ND):
+            first += self._next(block.float(), chosen[len(first) : len(first) + len(block)])
         return _Read(
             sorted(chosen, key=lambda i: len(self.prompts[i])),
             dict(zip(chosen, first, strict=True)),
@@ -289,14 +318,29 @@ class _Run:
         for i, likelihood in zip(chosen, found, strict=True):
             self.likelihoods[i] = likelihood
 
+    def unpacked(self) -> None:
+        """Prompt by prompt without a cache, for architectures that ours does not fit."""
+        for i, prompt in enumerate(self.prompts):
+            on = True
+            while on:
+                flat = flatten([[*prompt, *self.written[i]]], self.base.device)
+                last_1 = torch.tensor([flat.tokens - 1], device=self.base.device)
+                on = self._take(i, self._next(self.base.logits(flat, last_1), [i])[0])
+            self.listen(Step(self.stage, self.done, len(self.prompts)))
+        self._score_apart()
+
+    def _score_apart(self) -> None:
+        if not self.references:
+            return
+        begun = time.perf_counter()
+        pairs = zip(self.prompts, self.references, strict=True)
+        self.likelihoods = [*score(self.base, [Request(p, r) for p, r in pairs])]
+        self.reference_seconds = time.perf_counter() - begun
+
     def library(self) -> None:
         """transformers' own generate, for architectures that our cache does not fit."""
         tokenizer = self.base.tokenizer
-        if self.references:
-            begun = time.perf_counter()
-            pairs = zip(self.prompts, self.references, strict=True)
-            self.likelihoods = [*score(self.base, [Request(p, r) for p, r in pairs])]
-            self.reference_seconds = time.perf_counter() - begun
+        self._score_apart()
         for i, prompt in enumerate(self.prompts):
             ids = torch.tensor([prompt], device=self.base.device)
             out = self.base.model.generate(

@@ -1,18 +1,19 @@
 """Training runs before they are planned: what each method costs, and who races whom."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from domainwright.core.errors import CapabilityError
 from domainwright.core.records import Text
 from domainwright.methods._adapter import Adapter
 from domainwright.models.base import Base
 from domainwright.studies._labels import labels_of
+from domainwright.studies._replay import planned_rows
 from domainwright.studies.data import StudyData
 from domainwright.studies.records import Candidate
 from domainwright.studies.search import FACTORS, FAMILIES, candidates, size_of_race
 from domainwright.studies.study import StudySettings
-from domainwright.studies.tune import build, full_steps, preflight, wish_of
+from domainwright.studies.tune import build, full_steps, limit, preflight, wish_of
 from domainwright.train.fit import Wish, decide, measure, per_step
 from domainwright.train.probe import Costs
 
@@ -83,6 +84,8 @@ def probe_methods(
     kept, _ = preflight(base, rows.train, study.train)
     memory = study.budget.memory_gb
     wish = wish_of(base, kept, rows.dev, general, study.train, study.seed, memory)
+    replay = planned_rows(base, study.train, general, limit(base, study.train))
+    wish = replace(wish, replay=replay)
     found = {}
     for method in methods:
         settings = study.methods.get(method, {})

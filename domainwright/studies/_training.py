@@ -11,6 +11,7 @@ from domainwright.core.progress import Listener
 from domainwright.core.records import Row, Text
 from domainwright.models.base import Base
 from domainwright.studies._choice import STAND_IN, parts
+from domainwright.studies.ablation import advice, gain
 from domainwright.studies.data import StudyData
 from domainwright.studies.learning_curve import learning_curve
 from domainwright.studies.plan import Plan
@@ -149,13 +150,10 @@ class Trainer:
 
     def curve(self, results: Sequence[StrategyResult], best: str) -> LearningCurve | None:
         """Of the recommended method, or of the best that was trained."""
-        trained = [r for r in results if r.training and r.score]
-        if not self.study.evaluate.learning_curve or not trained:
+        leader = _leader(results, best)
+        if not self.study.evaluate.learning_curve or leader is None:
             return None
-        own = next((r for r in trained if r.name == best), None)
-        leader = own or max(trained, key=lambda r: r.score.mean if r.score else 0.0)
-        method, _ = parts(leader.name)
-        assert method is not None and leader.training is not None
+        method, steps = leader
 
         def losses_of(rows: Sequence[Row], steps: int, part: int) -> Losses:
             folder = self.folder / "trials" / method
@@ -166,6 +164,44 @@ class Trainer:
             return advance(wanted, steps, listen=self.listen, stop=self.stop).losses
 
         groups = {row.id: row.group for row in self.data.split.dev}
-        train, steps = self.data.lessons.train, leader.training.steps
+        train = self.data.lessons.train
         found = learning_curve(train, steps, losses_of, groups, self.study.seed)
         return replace(found, method=method) if found else None
+
+    def ablation(self, results: Sequence[StrategyResult], best: str) -> str | None:
+        """Whether made rows helped that method, in a sentence; None: not asked, or none made."""
+        leader = _leader(results, best)
+        train = self.data.lessons.train
+        own = [row for row in train if row.provenance is None]
+        made = {row.id for row in train if row.provenance}
+        asked = any(way.ablation for way in self.study.data.augment)
+        if not asked or leader is None or not own or not made:
+            return None
+        method, steps = leader
+        trial = self.folder / "trials" / method
+        whole = self._wanted(method, trial)
+        settings = replace(whole.settings, steps=None)
+        part = self._wanted(method, trial / "without-made")
+        part = replace(part, rows=own, steps=steps, settings=settings, planned=None)
+        try:
+            without, with_made = (
+                advance(wanted, steps, listen=self.listen, stop=self.stop).losses
+                for wanted in (part, whole)
+            )
+        except RunFailed as error:
+            return f"Whether the made rows helped is not known: without them, {error.cause}"
+        groups = {row.id: row.group for row in self.data.split.dev}
+        found = gain(without, with_made, groups)
+        return advice(method, len(made), steps, found)
+
+
+def _leader(results: Sequence[StrategyResult], best: str) -> tuple[str, int] | None:
+    """(method, steps) of the recommended strategy, or of the best that was trained."""
+    trained = [r for r in results if r.training and r.score]
+    if not trained:
+        return None
+    own = next((r for r in trained if r.name == best), None)
+    leader = own or max(trained, key=lambda r: r.score.mean if r.score else 0.0)
+    method, _ = parts(leader.name)
+    assert method is not None and leader.training is not None
+    return method, leader.training.steps

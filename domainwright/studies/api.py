@@ -22,6 +22,7 @@ from domainwright.studies._asked import as_asked, prompters_of
 from domainwright.studies._base import base_of
 from domainwright.studies._choice import strategies
 from domainwright.studies._folder import OF_RUN, STUDY_FILE, claim, ours
+from domainwright.studies._shape import unwritten
 from domainwright.studies.data import prepare
 from domainwright.studies.decide import decide as run_study
 from domainwright.studies.judge import REFERENCE
@@ -177,14 +178,15 @@ def plan(
 ) -> Plan:
     """What a study would take: time and peak memory per strategy, from a probe of a few seconds.
 
-    Nothing is trained, asked or written. A strategy that does not fit is part of the answer:
-    `plan.strategies[n].run.fits`; `plan.require()` raises for it.
+    Nothing is trained, asked or written; rows that the base would write are not counted. A strategy
+    that does not fit is part of the answer: `plan.strategies[n].run.fits`; `plan.require()` raises
+    for it.
     """
     settings = _settings(study, overrides)
     listen(Step("read data", 0, 1))
     with tempfile.TemporaryDirectory() as folder:
         load = cache(lambda: base_of(settings))
-        data = prepare(settings, Path(folder), base=load, listen=listen)
+        data = prepare(unwritten(settings), Path(folder), base=load, listen=listen)
         listen(Step("load base", 0, 1))
         base = load()
         names, _ = strategies(settings.strategies, data.task, documents=bool(data.documents))

@@ -1,12 +1,14 @@
 """The first step of every study: files to a locked split, leaks removed, counts that add up."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from domainwright.core.errors import ConfigError, DataError
+from domainwright.core.progress import Listener, quiet
 from domainwright.core.records import (
     Chat,
     Choice,
@@ -24,6 +26,9 @@ from domainwright.curate.duplicates import drop_duplicates
 from domainwright.curate.overlap import overlap, remove_leaks
 from domainwright.curate.read import read_all
 from domainwright.curate.split import Split, split, split_given
+from domainwright.models.base import Base
+from domainwright.studies._base import base_of
+from domainwright.studies._shape import mixed, shape
 from domainwright.studies.records import Data, Source
 from domainwright.studies.study import DataSettings, StudySettings
 
@@ -45,11 +50,18 @@ class StudyData:
     documents_overlap: int
     asked: Split | None = None
     """The split with training and development rows as a tuned model is asked; see `_asked`."""
+    order: tuple[int, ...] | None = None
+    """Numbers of the training rows that an epoch reads, some twice, some not. None: all once."""
+    notes: tuple[str, ...] = ()
+    """What the verdict should say beside its reasons."""
 
     @property
     def lessons(self) -> Split:
         """What methods are trained and watched on."""
-        return self.asked or self.split
+        rows = self.asked or self.split
+        if self.order is None:
+            return rows
+        return replace(rows, train=tuple(rows.train[n] for n in self.order))
 
     def test_items(self, count: int, seed: int) -> list[Row]:
         """The first `count` test rows of an order that depends on the seed and the ids alone."""
@@ -73,8 +85,18 @@ class StudyData:
         )
 
 
-def prepare(study: StudySettings, folder: Path) -> StudyData:
-    """Read, convert, deduplicate, split, remove leaks; write `folder/dataset`.
+def prepare(
+    study: StudySettings,
+    folder: Path,
+    *,
+    base: Callable[[], Base] | None = None,
+    listen: Listener = quiet,
+) -> StudyData:
+    """Read, convert, deduplicate, split, remove leaks, choose and make training rows; write
+    `folder/dataset`.
+
+    Args:
+        base: loads the study's base, for choosing and making rows by it. None: from its settings.
 
     Raises:
         DataError: nothing usable, several kinds of rows, or too few groups to split.
@@ -88,7 +110,7 @@ def prepare(study: StudySettings, folder: Path) -> StudyData:
         for entry in getattr(study.data, role)
     ]
     # All files in one call, so that no two rows have the same id.
-    reads = read_all([_without_share(entry) for _, entry in roles])
+    reads = read_all([_as_source(entry) for _, entry in roles])
     for (role, entry), result in zip(roles, reads, strict=True):
         rows, unwanted = as_conversations(result.rows)
         rows, unused = _shared(rows, entry, study.seed)
@@ -108,7 +130,13 @@ def prepare(study: StudySettings, folder: Path) -> StudyData:
     report = overlap([*divided.train, *divided.dev], divided.test, documents)
     leaks = Counter(leak.kind for leak in report.leaks)
     cleaned, dropped = _without_leaks(divided, report)
-    aside += dropped
+    load = base or cache(lambda: base_of(study))
+    shaped = shape(study, cleaned, documents, base=load, folder=folder, listen=listen)
+    cleaned = replace(cleaned, train=tuple(shaped.rows))
+    aside += dropped + shaped.set_aside
+    reads += shaped.made
+    sources += [_source(result, "augment") for result in shaped.made]
+    order, notes = mixed(study, shaped.rows, [e for r, e in roles if r == "train"], reads)
     manifest = write_dataset(folder / "dataset", cleaned, aside, reads)
     everything = [x for r in (*reads, *document_reads) for x in r.set_aside] + aside
     return StudyData(
@@ -120,6 +148,8 @@ def prepare(study: StudySettings, folder: Path) -> StudyData:
         set_aside=everything,
         leaks=dict(leaks),
         documents_overlap=len({leak.test for leak in report.in_documents}),
+        order=order,
+        notes=notes,
     )
 
 
@@ -169,8 +199,11 @@ def as_conversations(rows: Sequence[Row]) -> tuple[list[Row], list[SetAside]]:
     return kept, aside
 
 
-def _without_share(entry: str | dict) -> str | dict:
-    return entry if isinstance(entry, str) else {k: v for k, v in entry.items() if k != "share"}
+def _as_source(entry: str | dict) -> str | dict:
+    """The entry without what is the study's own."""
+    if isinstance(entry, str):
+        return entry
+    return {k: v for k, v in entry.items() if k not in ("share", "task")}
 
 
 def _shared(rows: list[Row], entry: str | dict, seed: int) -> tuple[list[Row], list[SetAside]]:

@@ -228,7 +228,8 @@ class _Study:
         )
         curve = self.trainer.curve(results, advice.strategy)
         told = [curve.advice] if curve else []
-        told += [*self.plan.notes, *self.data.notes]
+        helped = self.trainer.ablation(results, advice.strategy)
+        told += [*([helped] if helped else []), *self.plan.notes, *self.data.notes]
         advice = replace(advice, reasons=[*advice.reasons, *told])
         data = replace(
             self.data.record(self.exam.rows, expected),

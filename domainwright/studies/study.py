@@ -10,6 +10,9 @@ from typing import Any, Literal
 from domainwright.core.artifacts import write_atomic
 from domainwright.core.config import as_mapping, from_mapping
 from domainwright.core.errors import ConfigError
+from domainwright.curate.augment import AugmentSettings
+from domainwright.curate.mixing import MixSettings
+from domainwright.curate.select import SelectSettings
 from domainwright.methods import METHODS
 from domainwright.prompting import PROMPTINGS
 from domainwright.prompting._sources import PromptSettings
@@ -27,7 +30,7 @@ class DataSettings:
     """Where the rows come from. Paths are relative to the study file."""
 
     train: tuple[str | dict, ...]
-    """A file, a list of files, or {path, format, columns} each."""
+    """A file, a list of files, or {path, format, columns, share, task} each."""
     test: tuple[str | dict, ...] = ()
     """Test rows of your own. Empty: a part of the training rows is locked away for it."""
     development: tuple[str | dict, ...] = ()
@@ -38,10 +41,22 @@ class DataSettings:
     development_share: float = 0.1
     split_by_date: bool = False
     """Test on the newest rows instead of random groups."""
+    select: SelectSettings | None = None
+    """Train on some of the training rows, chosen after the split: {method: k_center, rows: 200}."""
+    augment: tuple[AugmentSettings, ...] = ()
+    """Make more training rows after the split: {method: eda, copies: 2}, or a list."""
+    mix: MixSettings | None = None
+    """How tasks share an epoch: {kind: temperature}. None: each row once."""
 
     def __post_init__(self) -> None:
         if not self.train:
             raise ConfigError("data.train names no file.", "give a file or a list of files.")
+        ways = [way.method for way in self.augment]
+        if len(set(ways)) < len(ways):
+            raise ConfigError(
+                f"data.augment names one method twice: {', '.join(ways)}.",
+                "write it once, with more `copies`.",
+            )
         for name in ("test_share", "development_share"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(
@@ -200,6 +215,12 @@ def read_study(path: Path | str, overrides: Sequence[str] = ()) -> StudySettings
         test=_located(study.data.test, folder),
         development=_located(study.data.development, folder),
         documents=_located(study.data.documents, folder),
+        augment=tuple(
+            replace(way, synonyms=str(folder / Path(way.synonyms).expanduser()))
+            if way.synonyms
+            else way
+            for way in study.data.augment
+        ),
     )
     evaluate = replace(study.evaluate, retention=_located(study.evaluate.retention, folder))
     base = study.base
@@ -209,6 +230,9 @@ def read_study(path: Path | str, overrides: Sequence[str] = ()) -> StudySettings
     if train.distil and train.distil.teacher and (folder / train.distil.teacher).is_dir():
         teacher = str(folder / train.distil.teacher)
         train = replace(train, distil=replace(train.distil, teacher=teacher))
+    if train.replay and train.replay.source:
+        source = str(folder / Path(train.replay.source).expanduser())
+        train = replace(train, replay=replace(train.replay, source=source))
     name = study.name or (folder.name if path.stem == "study" else path.stem)
     prompting = study.prompting
     if study.domain and prompting.instruction is None:

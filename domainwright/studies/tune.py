@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,13 @@ from domainwright.methods._head import HeadedAdapter
 from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow, encode_rows
 from domainwright.studies._labels import encoded_rows, labels_of
+from domainwright.studies._replay import replay_rows
 from domainwright.studies.records import Planned, Training
 from domainwright.train import loop
 from domainwright.train.checkpoint import disk_errors
 from domainwright.train.fit import Fit, Wish, fit
+from domainwright.train.objective import penalties_of
+from domainwright.train.penalties._penalty import Given
 from domainwright.train.preflight import check_rows, check_template
 from domainwright.train.settings import TrainSettings
 from domainwright.train.teacher import dictated, with_blank_lessons, with_lessons
@@ -140,7 +143,11 @@ def _begin(wanted: Wanted, resume: bool, listen: Listener) -> _Begun:
     labels = labels_of([*wanted.rows, *wanted.development], settings)
     adapter = build(base, method, wanted.method_settings, seed, labels)
     kept, aside, parents = _taught(wanted, listen)
+    folder, longest = wanted.lessons or wanted.folder / "lessons", limit(base, settings)
+    replay, unused, more = replay_rows(base, settings, wanted.general, longest, folder, listen)
+    aside, parents = aside + unused, parents | more
     wish = wish_of(base, kept, wanted.development, wanted.general, settings, seed, wanted.memory_gb)
+    wish = replace(wish, replay=replay)
     total = settings.steps or wanted.steps or full_steps(len(kept), settings)
     found = _fit(wanted.folder if resume else None, wanted.planned, wish, total) or fit(
         base, lambda: build(base, method, wanted.method_settings, seed, labels), wish, total
@@ -165,6 +172,7 @@ def _begin(wanted: Wanted, resume: bool, listen: Listener) -> _Begun:
         rate=chosen["learning_rate"],
         folder=wanted.folder,
         identity=_identity(chosen, parents, seed, kept),
+        given=Given(replay, folder, listen),
     )
     return _Begun(job=job, found=found, chosen=chosen, aside=aside, parents=parents)
 
@@ -203,6 +211,7 @@ def _job(
     rate: float,
     folder: Path,
     identity: str,
+    given: Given,
 ) -> loop.Job:
     return loop.Job(
         base=base,
@@ -216,6 +225,8 @@ def _job(
         micro_tokens=found.micro_tokens,
         start=start,
         recompute=found.gradient_checkpointing,
+        replay=wish.replay,
+        penalties=penalties_of(adapter, wish.settings, given),
         seed=wish.seed,
         folder=folder,
         run_hash=identity,

@@ -38,6 +38,8 @@ class State:
     over_step: int | None = None
     over_loss: float | None = None
     """Of a state of lower loss that forgets too much."""
+    averaged: int = 0
+    """Steps whose states are in the mean."""
     since_best: int = 0
     """Checks since the best state."""
     first_loss: float | None = None

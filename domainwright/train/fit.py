@@ -14,7 +14,7 @@ from domainwright.methods._adapter import Adapter
 from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow
 from domainwright.train.memory import MARGIN, budget_mib, largest_pass
-from domainwright.train.order import micro_batches, rows_of_step
+from domainwright.train.order import micro_batches, replayed_in_step, rows_of_step
 from domainwright.train.probe import Costs, probe, work
 from domainwright.train.settings import TrainSettings
 
@@ -73,6 +73,18 @@ class Wish:
     settings: TrainSettings
     seed: int
     memory_gb: float | None
+    replay: Sequence[TrainRow] = ()
+    """General rows to be read too, as `settings.replay` says."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest document that is trained on."""
+        return max(len(r.ids) for r in (*self.rows, *self.replay))
+
+    def general(self, step: int) -> list[TrainRow]:
+        """What a step reads beside its own rows."""
+        share = self.settings.replay.share if self.settings.replay else 0.0
+        return replayed_in_step(self.replay, self.settings.batch, share, self.seed, step)
 
 
 def fit(base: Base, build: Callable[[], Adapter], wish: Wish, steps: int) -> Fit:
@@ -100,9 +112,10 @@ def per_step(base: Base, wish: Wish, costs: Costs, steps: int = STEPS) -> tuple[
     counted, micro = min(steps, STEPS), passes_of(base, wish, costs)
     for step in range(counted):
         rows = rows_of_step(wish.rows, wish.settings.batch, wish.seed, step)
-        groups = list(micro_batches(rows, micro))
+        general = wish.general(step)
+        groups = [*micro_batches(rows, micro), *micro_batches(general, micro)]
         largest = max(largest, *(sum(len(r.ids) for r in g) for g in groups))
-        seconds += costs.seconds(len(groups), work(base, rows))
+        seconds += costs.seconds(len(groups), work(base, [*rows, *general]))
     return seconds / counted, largest
 
 
@@ -134,7 +147,7 @@ def decide(base: Base, wish: Wish, costs: Costs, steps: int, recompute: bool) ->
 
 def passes_of(base: Base, wish: Wish, costs: Costs) -> int:
     """Tokens of a pass: what is asked for, else as many as fit and gain anything."""
-    longest = max(len(r.ids) for r in wish.rows)
+    longest = wish.longest
     most = min(_most(base, wish, costs), largest_pass(base.device))
     return wish.settings.micro_tokens or max(longest, most)
 
@@ -148,14 +161,15 @@ def _most(base: Base, wish: Wish, costs: Costs) -> int:
 def _needed(wish: Wish) -> int:
     """Tokens of the largest pass there must be: the longest document, or the passes asked for."""
     if wish.settings.micro_tokens is None:
-        return max(len(r.ids) for r in wish.rows)
+        return wish.longest
     return max(
         sum(len(r.ids) for r in group)
         for step in range(STEPS)
-        for group in micro_batches(
+        for rows in (
             rows_of_step(wish.rows, wish.settings.batch, wish.seed, step),
-            wish.settings.micro_tokens,
+            wish.general(step),
         )
+        for group in micro_batches(rows, wish.settings.micro_tokens)
     )
 
 
@@ -176,7 +190,7 @@ def _refusal(base: Base, wish: Wish, costs: Costs, recompute: bool) -> tuple[str
     )
     # Rounded up: what is typed next must not be refused again.
     advice = [f"raise budget.memory_gb to {math.ceil(10 * gigabytes) / 10:.1f}"]
-    if most >= max(len(r.ids) for r in wish.rows):
+    if most >= wish.longest:
         advice.append(f"lower train.micro_tokens to {most}")
     elif most >= 2:
         advice.append(f"lower train.max_tokens to {most}")

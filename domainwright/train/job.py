@@ -8,6 +8,7 @@ from typing import Any
 from domainwright.methods._adapter import Adapter
 from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow
+from domainwright.train.penalties._penalty import Penalty
 from domainwright.train.settings import TrainSettings
 
 
@@ -38,6 +39,10 @@ class Job:
     """Watched losses of the untouched base, where another run on the same rows has read them."""
     recompute: bool = False
     """Gradient checkpointing: less memory, more time, the same gradients."""
+    replay: Sequence[TrainRow] = ()
+    """General rows to be read too, as `settings.replay` says."""
+    penalties: Sequence[Penalty] = ()
+    """What leaving the base costs; made while the adapter was at its start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

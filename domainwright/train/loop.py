@@ -22,7 +22,7 @@ from domainwright.train.order import rows_of_step
 from domainwright.train.passes import Packing
 from domainwright.train.recompute import recomputed
 from domainwright.train.run import Failure, Run
-from domainwright.train.step import Watched, take_step, within_memory
+from domainwright.train.step import Watched, general_rows, take_step, within_memory
 
 Taken = tuple[float, float, int]
 """(mean loss, gradient norm before clipping, tokens read) of one candidate's step."""
@@ -135,11 +135,12 @@ class InTurn:
 
     def alone(self, run: Run, packing: Packing) -> Taken | Failure:
         self.stage.put(run.job.adapter)
+        step = run.state.step
         try:
             run.job, taken = within_memory(
                 run.job,
-                packing.rows,
-                lambda job: take_step(job, run.optimiser, run.parameters, run.state.step, packing),
+                [*packing.rows, *general_rows(run.job, step)],
+                lambda job: take_step(job, run.optimiser, run.parameters, step, packing, run.told),
             )
         except CapabilityError as error:
             return error
@@ -232,7 +233,7 @@ def _not_over(runs: list[Run], stage: Stage, watched: Watched, until: int | None
                 run.trained = run.finish(watched)
             except RunFailed as error:
                 _fail(run, error)
-            run.best, run.beyond, run.begun = {}, {}, {}
+            run.best, run.beyond, run.mean, run.begun = {}, {}, {}, {}
     return [run for run in runs if run.going]
 
 

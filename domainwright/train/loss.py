@@ -46,13 +46,19 @@ class Batch(NamedTuple):
     """How many labels there are; 0: the targets are tokens."""
 
 
-def batch_of(base: Base, rows: Sequence[TrainRow]) -> Batch:
+def batch_of(
+    base: Base, rows: Sequence[TrainRow], *, apart: bool = False, prompts: bool = False
+) -> Batch:
     """The rows as one batch.
 
     What several rows begin with, a system prompt or a context, is in the batch once: its states
     and its gradient are those of every row that has it.
+
+    Args:
+        apart: every row is read whole, as where noise is drawn for each.
+        prompts: tokens that are not supervised are targets too.
     """
-    if base.hooks.dropping or base.feeding == "single":
+    if apart or base.hooks.dropping or base.feeding == "single":
         # Noise is drawn for every document anew, so none may stand for another.
         flat = flatten([row.ids for row in rows], base.device)
         places = [list(range(d.start, d.stop)) for d in flat.documents()]
@@ -68,7 +74,7 @@ def batch_of(base: Base, rows: Sequence[TrainRow]) -> Batch:
             labels += row.labels
             continue
         # A document's first token is predicted by nothing: never by the document before it.
-        marked = [i for i, on in enumerate(row.supervised) if on and i]
+        marked = [i for i, on in enumerate(row.supervised) if (on or prompts) and i]
         sources += [place[i - 1] for i in marked]
         labels += [row.ids[i] for i in marked]
     lessons = [row.lesson for row in rows if row.lesson is not None]
@@ -110,10 +116,22 @@ def summed_loss(
             blend: Tensor = BlendedLoss.apply(logits, labels_N, lesson)
             return blend
         return functional.cross_entropy(logits, labels_N, reduction="sum")
-    hidden_ND = base.hidden(flat, rows_N)
-    if not torch.equal(places_N, torch.arange(len(places_N), device=places_N.device)):
-        hidden_ND = hidden_ND[places_N]
+    hidden_ND = at_places(base.hidden(flat, rows_N), places_N)
+    return summed_loss_of(base, hidden_ND, labels_N, lesson)
+
+
+def summed_loss_of(
+    base: Base, hidden_ND: Tensor, labels_N: Tensor, lesson: Lesson | None = None
+) -> Tensor:
+    """The same from the states that predict each target, where `plain_head` holds."""
     return _head_losses(base, hidden_ND, labels_N, lesson, 1)[0]
+
+
+def at_places(states_MD: Tensor, places_N: Tensor) -> Tensor:
+    """The states (N, D) of every target; nothing is copied where each has one of its own."""
+    if torch.equal(places_N, torch.arange(len(places_N), device=places_N.device)):
+        return states_MD
+    return states_MD[places_N]
 
 
 def label_losses(

@@ -1,5 +1,6 @@
 """Which documents an optimiser step reads, and in which passes."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,13 +10,35 @@ from domainwright.models.forms import TrainRow
 
 def rows_of_step(rows: Sequence[TrainRow], batch: int, seed: int, step: int) -> list[TrainRow]:
     """Documents of a step: consecutive places in an endless sequence of shuffled epochs."""
+    return _places(rows, step * batch, (step + 1) * batch, seed, "order")
+
+
+def replayed_in_step(
+    rows: Sequence[TrainRow], batch: int, share: float, seed: int, step: int
+) -> list[TrainRow]:
+    """General documents that a step reads beside its own `batch`, in an order of their own.
+
+        up to step t   ⌊ t · batch · share / (1 - share) + ½ ⌋
+
+    so that after any number of steps they are `share` of all documents, to one half.
+    """
+    if not rows:
+        return []
+    each = batch * share / (1 - share)
+    first, last = (math.floor(each * t + 0.5) for t in (step, step + 1))
+    return _places(rows, first, last, seed, "replay")
+
+
+def _places(
+    rows: Sequence[TrainRow], first: int, last: int, seed: int, purpose: str
+) -> list[TrainRow]:
     count = len(rows)
     chosen = []
     orders: dict[int, Any] = {}
-    for place in range(step * batch, (step + 1) * batch):
+    for place in range(first, last):
         epoch, position = divmod(place, count)
         if epoch not in orders:
-            orders[epoch] = generator(seed, "order", epoch).permutation(count)
+            orders[epoch] = generator(seed, purpose, epoch).permutation(count)
         chosen.append(rows[orders[epoch][position]])
     return chosen
 

@@ -5,12 +5,13 @@ noise no row may stand for another. It does not depend on the adapter, so the ca
 study share it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow
 from domainwright.train.loss import Batch, batch_of
 from domainwright.train.order import micro_batches
+from domainwright.train.shaped import Shaped, shaped_batch, weights_of
 
 
 class Packing:
@@ -22,11 +23,26 @@ class Packing:
         self.tokens = sum(len(row.ids) for row in rows)
         self._made: dict[tuple[int, bool], list[Batch]] = {}
 
-    def passes(self, limit: int) -> list[Batch]:
-        """Passes of at most `limit` tokens, for what hangs on the base now."""
-        key = limit, self.base.hooks.dropping
+    def passes(self, limit: int, *, apart: bool = False) -> list[Batch]:
+        """Passes of at most `limit` tokens, for what hangs on the base now.
+
+        Args:
+            apart: no row's beginning may stand for another's.
+        """
+        key = limit, apart or self.base.hooks.dropping
         if key not in self._made:
-            self._made[key] = [
-                batch_of(self.base, group) for group in micro_batches(self.rows, limit)
-            ]
+            how = {"apart": True} if apart else {}
+            groups = micro_batches(self.rows, limit)
+            self._made[key] = [batch_of(self.base, group, **how) for group in groups]
         return self._made[key]
+
+    def shaped(
+        self, limit: int, copies: int, prompt_weight: float, *, apart: bool
+    ) -> Iterator[Shaped]:
+        """The same for a loss of another shape, every row `copies` times in one pass."""
+        for group in micro_batches(self.rows, limit // copies):
+            yield shaped_batch(self.base, group, copies, prompt_weight, apart=apart)
+
+    def weight(self, prompt_weight: float) -> float:
+        """How much all targets count together."""
+        return sum(sum(weights_of(row, prompt_weight)) for row in self.rows)

@@ -9,7 +9,7 @@ together. Forward and input gradients are 2 each (methods.md §10.4), causal att
 2·q·s². Only the two rates are measured, so the line holds for other lengths and label shares.
 
 The adapter that is probed is one of its own and the rows are whole training documents, so the
-pass is the run's: same hooks, same kernels, same optimiser.
+pass is the run's: same hooks, same kernels, same optimiser, same penalties and noise.
 """
 
 import tempfile
@@ -27,6 +27,7 @@ from domainwright.train import checkpoint
 from domainwright.train.job import Job
 from domainwright.train.loss import BLOCK
 from domainwright.train.memory import Line, Meter, largest_pass
+from domainwright.train.objective import need_noise, penalties_of
 from domainwright.train.recompute import recomputed
 from domainwright.train.run import write_checkpoint
 from domainwright.train.settings import TrainSettings
@@ -60,7 +61,7 @@ class Costs:
     reading_seconds_per_token: float
     checkpoint_seconds: float
     kept_mib: float
-    """Copy of the best state."""
+    """Copy of the best state, and the mean where states are averaged."""
 
     def peak_mib(self, tokens: int, watched: int) -> float:
         """Peak with `tokens` in the largest training pass, `watched` in the largest check."""
@@ -101,6 +102,7 @@ def probe(
     meter = Meter(base.device)
     with tempfile.TemporaryDirectory() as folder:
         job = _job(base, adapter, settings, Path(folder), recompute)
+        need_noise(adapter, settings)
         optimiser = torch.optim.AdamW(parameters, lr=0.0, fused=fused(base))
 
         def step(documents: Sequence[TrainRow]) -> float:
@@ -137,7 +139,8 @@ def probe(
         saved = _checkpoint_seconds(job, optimiser)
     training = Line.through(*peaks)
     per_pass, per_flop = _rates(work(base, small), seconds[0], work(base, large), seconds[1])
-    kept = sum(x.nbytes for x in adapter.state_dict().values())
+    states = 1 if settings.average is None else 2
+    kept = states * sum(x.nbytes for x in adapter.state_dict().values())
     return Costs(
         resident_mib=resident,
         # What the optimiser and the gradients hold between the steps is part of the run.
@@ -197,9 +200,12 @@ def _taught(row: TrainRow) -> TrainRow:
 
 
 def _checkpoint_seconds(job: Job, optimiser: torch.optim.Optimizer) -> float:
-    best = {k: v.detach().clone() for k, v in job.adapter.state_dict().items()}
+    kinds = ["best"] if job.settings.average is None else ["best", "mean"]
+    kept = {
+        kind: {k: v.detach().clone() for k, v in job.adapter.state_dict().items()} for kind in kinds
+    }
     begun = time.perf_counter()
-    write_checkpoint(job, optimiser, checkpoint.State(), best, {})
+    write_checkpoint(job, optimiser, checkpoint.State(), kept)
     return time.perf_counter() - begun
 
 
@@ -225,4 +231,5 @@ def _job(
         folder=folder,
         run_hash="probe",
         recompute=recompute,
+        penalties=penalties_of(adapter, settings),
     )

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from domainwright.train import checkpoint
 from domainwright.train.checkpoint import State
 from domainwright.train.draw_back import MARGIN, draw_back, start_of
 from domainwright.train.job import Job, Trained
+from domainwright.train.objective import need_noise
 from domainwright.train.settings import TrainSettings
 from domainwright.train.step import Watched, optimiser_of, within_memory
 
@@ -37,6 +38,8 @@ class Run:
     """The adapter's best state so far."""
     beyond: dict[str, Tensor] = field(default_factory=dict)
     """A state of lower loss than the best one that forgets too much."""
+    mean: dict[str, Tensor] = field(default_factory=dict)
+    """The mean of the adapter's states so far, where they are averaged."""
     begun: dict[str, Tensor] = field(init=False)
     """The adapter before its first step."""
     failure: Failure | None = None
@@ -51,6 +54,7 @@ class Run:
     def __post_init__(self) -> None:
         self.parameters = [p for p in self.job.adapter.parameters() if p.requires_grad]
         self.optimiser = optimiser_of(self.job)
+        need_noise(self.job.adapter, self.job.settings)
         self.begun = start_of(self.job.adapter)
         steps = self.job.steps
         checks = self.job.settings.checks_in(steps)
@@ -76,9 +80,9 @@ class Run:
         self.state, tensors = found
         self.saved = self.state.step
         _restore(job.adapter, self.optimiser, tensors)
-        self.best, self.beyond = (
+        self.best, self.beyond, self.mean = (
             {k.removeprefix(p): v for k, v in tensors.items() if k.startswith(p)}
-            for p in ("best.", "beyond.")
+            for p in ("best.", "beyond.", "mean.")
         )
         if self.state.halved_to:
             self.job = replace(job, micro_tokens=min(job.micro_tokens, self.state.halved_to))
@@ -91,7 +95,8 @@ class Run:
             losses: of the untouched base.
             micro_tokens: tokens a pass with which they could be read.
         """
-        self.state = State(history=[{"step": 0, **losses}])
+        near = {"general_kl": 0.0, "general_agreement": 1.0} if self.job.general else {}
+        self.state = State(history=[{"step": 0, **near, **losses}])
         if micro_tokens < self.job.micro_tokens:
             self.job = replace(self.job, micro_tokens=micro_tokens)
             self.state.halved_to = micro_tokens
@@ -132,12 +137,13 @@ class Run:
             **self.told,
         }
         self.told = {}
+        share = self.job.settings.average
+        if share is not None and state.step > share * self.job.steps:
+            state.averaged += 1
+            add_to_mean(self.mean, self.job.adapter.state_dict(), state.averaged)
         if state.step in self.checks:
             prepare()
-            self.job, losses = within_memory(
-                self.job, watched.rows, lambda job: watched.losses(job, state.step)
-            )
-            line |= losses
+            line |= self._losses(watched)
             self._keep(line)
         facts = {"loss": f"{loss:.3f}", "tokens/s": f"{state.tokens / state.seconds:.0f}"}
         if self.job.micro_tokens < before:
@@ -146,19 +152,20 @@ class Run:
         state.history.append(line)
         return Step(f"train {self.job.adapter.method}", state.step, self.job.steps, facts)
 
-    def _keep(self, line: dict[str, Any]) -> None:
+    def _keep(self, line: dict[str, Any]) -> bool:
         """The state as the best one, if it is."""
         state = self.state
         if is_best(state, line, state.history[0], self.job.settings):
             state.best_step, state.best_loss = state.step, line["development_loss"]
             state.since_best = 0
             self.best = {k: v.detach().clone() for k, v in self.job.adapter.state_dict().items()}
-            return
+            return True
         state.since_best += 1
         least = min(x for x in (state.best_loss, state.over_loss, math.inf) if x is not None)
         if self.begun and line["development_loss"] < least:
             state.over_step, state.over_loss = state.step, line["development_loss"]
             self.beyond = {k: v.detach().clone() for k, v in self.job.adapter.state_dict().items()}
+        return False
 
     @property
     def due(self) -> bool:
@@ -167,7 +174,8 @@ class Run:
         return self.state.step % every == 0 or self.state.step == self.job.steps
 
     def save(self) -> None:
-        write_checkpoint(self.job, self.optimiser, self.state, self.best, self.beyond)
+        kept = {"best": self.best, "beyond": self.beyond, "mean": self.mean}
+        write_checkpoint(self.job, self.optimiser, self.state, kept)
         self.saved = self.state.step
         self.write_metrics()
 
@@ -175,6 +183,24 @@ class Run:
         self.job.folder.mkdir(parents=True, exist_ok=True)
         text = "".join(json.dumps(line) + "\n" for line in self.state.history)
         write_atomic(self.job.folder / "metrics.jsonl", text)
+
+    def _losses(self, watched: Watched) -> dict[str, float]:
+        """Watched losses of the adapter as it is."""
+        self.job, losses = within_memory(
+            self.job, watched.rows, lambda job: watched.losses(job, self.state.step)
+        )
+        return losses
+
+    def _judge_mean(self, watched: Watched) -> None:
+        """The mean of the last states, as one more state."""
+        if not self.mean:
+            return
+        self.job.adapter.load_state_dict(self.mean)
+        line: dict[str, Any] = {"step": self.state.step, "averaged": self.state.averaged}
+        losses = self._losses(watched)
+        # Where it is not kept, the losses of this step are those of the state that is.
+        line |= losses if self._keep(line | losses) else {"rejected": losses}
+        self.state.history.append(line)
 
     def _draw_back(self, watched: Watched) -> None:
         """Keep a share of what forgets too much, where that is better than the best state."""
@@ -184,14 +210,9 @@ class Run:
         if state.best_loss is not None and state.best_loss <= state.over_loss:
             return
         limit = at_start["general_loss"] + MARGIN * self.job.settings.max_forgetting
-
-        def losses_of() -> dict[str, float]:
-            self.job, losses = within_memory(
-                self.job, watched.rows, lambda job: watched.losses(job, state.step)
-            )
-            return losses
-
-        found = draw_back(self.job.adapter, self.begun, self.beyond, limit, losses_of)
+        found = draw_back(
+            self.job.adapter, self.begun, self.beyond, limit, lambda: self._losses(watched)
+        )
         least = at_start["development_loss"] if state.best_loss is None else state.best_loss
         if found is None or found.losses["development_loss"] >= least:
             return
@@ -206,6 +227,7 @@ class Run:
             RunFailed: nothing learned, nothing changed, or too much forgotten.
         """
         state, at_start = self.state, self.state.history[0]
+        self._judge_mean(watched)
         self._draw_back(watched)
         self.write_metrics()
         if state.best_step is None or state.best_loss is None:
@@ -285,16 +307,37 @@ def changes_anything(job: Job) -> bool:
         return not torch.equal(adapted, job.base.hidden(flat))
 
 
+def add_to_mean(mean: dict[str, Tensor], now: Mapping[str, Tensor], count: int) -> None:
+    """The mean of `count` states from that of one less, in place.
+
+        mean + (now - mean) / count         what is no number of its own stays as it is now
+
+    Of LoRA's kin the factors are averaged, for the mean of the products has no such rank. That is
+    another thing where factors come from several runs; along the tail of one they hardly turn.
+
+    Source: Izmailov et al. 2018, arXiv:1803.05407, algorithm 1.
+    """
+    for name, value in now.items():
+        if count == 1 or not value.is_floating_point():
+            mean[name] = value.detach().clone()
+        else:
+            mean[name].lerp_(value.detach(), 1 / count)
+
+
 def write_checkpoint(
     job: Job,
     optimiser: torch.optim.Optimizer,
     state: State,
-    best: dict[str, Tensor],
-    beyond: dict[str, Tensor],
+    kept: Mapping[str, Mapping[str, Tensor]],
 ) -> None:
+    """Write the run's newest checkpoint.
+
+    Args:
+        kept: kind -> a state of the adapter beside the one it is in, such as the best.
+    """
     tensors = {f"adapter.{k}": v for k, v in job.adapter.state_dict().items()}
-    tensors |= {f"best.{k}": v for k, v in best.items()}
-    tensors |= {f"beyond.{k}": v for k, v in beyond.items()}
+    for kind, states in kept.items():
+        tensors |= {f"{kind}.{k}": v for k, v in states.items()}
     tensors |= checkpoint.optimiser_tensors(optimiser)
     checkpoint.save(job.folder / "checkpoints", state, tensors, job.run_hash)
 

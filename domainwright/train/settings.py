@@ -1,10 +1,11 @@
 """How long and how hard one run trains."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from domainwright.core.errors import ConfigError
+from domainwright.train.regimes import ReplaySettings, check
 
 STEPS_A_CHECK = 15
 """A look costs as much as several steps; a short run has no time for many."""
@@ -95,12 +96,28 @@ class TrainSettings:
     head: bool = False
     """Multiple choice whose choices are always the same: every method trains a head that says which
     it is, instead of the words of the right one."""
+    replay: ReplaySettings | None = None
+    """Read general texts too, so that less is forgotten. None: the rows alone."""
+    penalties: dict[str, Any] = field(default_factory=dict)
+    """What leaving the base costs: {kl: {weight: 0.1}}; one file each in `train/penalties`."""
+    label_smoothing: float = 0.0
+    """Share of each target that is given to all tokens alike. In [0, 1)."""
+    prompt_weight: float = 0.0
+    """How much a token that is not supervised, as of a question, counts. In [0, 1]."""
+    neftune: float = 0.0
+    """Strength of uniform noise on the embeddings while training; usual are 5 to 15."""
+    r_drop: float = 0.0
+    """Strength with which two readings of a row under different noise are made to agree."""
+    average: float | None = None
+    """Share of the run after which the adapter's states are averaged; the mean is judged like any
+    other state at the end. None: not."""
 
     def checks_in(self, steps: int) -> int:
         """How often a run of so many steps is looked at."""
         return self.checks or max(2, min(5, steps // STEPS_A_CHECK))
 
     def __post_init__(self) -> None:
+        check(self)
         if self.head and self.distil is not None:
             raise ConfigError(
                 "train.head and train.distil are both set, and no teacher speaks of labels.",

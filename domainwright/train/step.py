@@ -1,9 +1,13 @@
 """One optimiser step of one candidate, and the losses that are watched.
 
     gradient = ∇ Σ loss over the supervised tokens of the step / number of those tokens
+    with r general rows beside b own ones, and penalties:
+    gradient = ∇ [ b / (b + r) · own mean  +  r / (b + r) · general mean  +  Σ penalties ]
 
 The sum is divided once per optimiser step by all its supervised tokens: a mean of means
 over micro-batches of unequal length would weigh short answers more (transformers #34191).
+General rows are weighed as documents: a text teaches every token and an answer a few, so counted
+by tokens one text would outweigh the whole batch. A step without any is that of a run without.
 Dropout follows from (seed, step) alone, so a resumed run is bit-identical.
 
 Where memory runs out, the step is begun again with half the tokens a pass, from the same
@@ -14,7 +18,7 @@ drawn pass by pass, so there the redone step is another draw of the same distrib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -27,7 +31,11 @@ from domainwright.train import schedule
 from domainwright.train.job import Job
 from domainwright.train.loss import summed_loss
 from domainwright.train.memory import halved, out_of_memory
+from domainwright.train.monitor import Monitor
+from domainwright.train.noise import EmbeddingNoise, embedding_noise
+from domainwright.train.order import replayed_in_step
 from domainwright.train.passes import Packing
+from domainwright.train.shaped import Shape, shaped_loss
 
 T = TypeVar("T")
 
@@ -54,26 +62,105 @@ def take_step(
     parameters: list[torch.nn.Parameter],
     step: int,
     rows: Sequence[TrainRow] | Packing,
+    told: dict[str, Any] | None = None,
 ) -> tuple[float, float, int]:
-    """One optimiser step: (mean loss, gradient norm before clipping, tokens read)."""
+    """One optimiser step: (mean loss, gradient norm before clipping, tokens read).
+
+    Args:
+        told: gets what else the step measured, as `kl` or `replay_loss`.
+    """
     packing = rows if isinstance(rows, Packing) else Packing(job.base, rows)
-    loss = add_gradients(job, optimiser, step, packing)
+    loss = add_gradients(job, optimiser, step, packing, told)
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, job.settings.clip))
     if math.isfinite(norm):
         update(job, optimiser, step)
-    return loss, norm, packing.tokens
+    read = packing.tokens * shape_of(job).copies + sum(len(r.ids) for r in general_rows(job, step))
+    return loss, norm, read
 
 
-def add_gradients(job: Job, optimiser: torch.optim.Optimizer, step: int, packing: Packing) -> float:
-    """Put the step's gradient where the optimiser looks; the step's mean loss."""
-    total = 0.0
+def general_rows(job: Job, step: int) -> list[TrainRow]:
+    """What a step reads beside its own rows."""
+    replay = job.settings.replay
+    if replay is None:
+        return []
+    return replayed_in_step(job.replay, job.settings.batch, replay.share, job.seed, step)
+
+
+def shape_of(job: Job) -> Shape:
+    """What the run asks of its own rows beyond likelihood."""
+    anchor = sum(x.anchor for x in job.penalties)
+    return Shape(job.settings.label_smoothing, anchor, job.settings.r_drop)
+
+
+def is_plain(job: Job) -> bool:
+    """Whether a step is the mean loss of its own rows and nothing else."""
+    settings = job.settings
+    more = settings.neftune or settings.prompt_weight or job.replay or job.penalties
+    return not more and shape_of(job) == Shape()
+
+
+def add_gradients(
+    job: Job,
+    optimiser: torch.optim.Optimizer,
+    step: int,
+    packing: Packing,
+    told: dict[str, Any] | None = None,
+) -> float:
+    """Put the step's gradient where the optimiser looks; the mean loss of its own rows."""
+    told = {} if told is None else told
+    general = general_rows(job, step)
+    share = len(general) / (len(packing.rows) + len(general))
     optimiser.zero_grad(set_to_none=True)
     with torch.random.fork_rng(), job.adapter.learning(step, job.steps):
         torch.manual_seed(derive(job.seed, "step", step))
-        for batch in packing.passes(job.micro_tokens):
-            loss = summed_loss(job.base, *batch)
-            (loss / packing.targets).backward()
-            total += float(loss.detach())
+        loss = _own(job, packing, step, 1 - share, told)
+        if general:
+            told["replay_loss"] = _likelihood(job, Packing(job.base, general), share)
+        for penalty in job.penalties:
+            cost = 0.0
+            for part in penalty.parts():
+                if part.requires_grad:
+                    part.backward()
+                cost += float(part.detach())
+            told.setdefault(penalty.name, cost)
+    return loss
+
+
+def _own(job: Job, packing: Packing, step: int, share: float, told: dict[str, Any]) -> float:
+    """Add the gradient of the step's own rows; their mean loss."""
+    settings, shape = job.settings, shape_of(job)
+    with embedding_noise(job.base, settings.neftune, job.seed, step, shape.copies) as noise:
+        if shape == Shape() and not settings.prompt_weight:
+            return _likelihood(job, packing, share, noise)
+        weight = packing.weight(settings.prompt_weight)
+        parts = torch.zeros(3, device=job.base.device)
+        for read in packing.shaped(
+            job.micro_tokens, shape.copies, settings.prompt_weight, apart=noise is not None
+        ):
+            if noise is not None:
+                noise.begin(read.batch.flat)
+            loss, found = shaped_loss(job.base, read, shape)
+            (loss / (weight / share)).backward()
+            parts += found
+    likelihood, apart, agreement = (parts / weight).tolist()
+    if shape.anchor:
+        told["kl"] = apart
+    if shape.agreement:
+        told["r_drop"] = agreement
+    return float(likelihood) / shape.copies
+
+
+def _likelihood(
+    job: Job, packing: Packing, share: float = 1.0, noise: EmbeddingNoise | None = None
+) -> float:
+    """Add the gradient of share · mean loss; the mean loss."""
+    total = 0.0
+    for batch in packing.passes(job.micro_tokens, apart=noise is not None):
+        if noise is not None:
+            noise.begin(batch.flat)
+        loss = summed_loss(job.base, *batch)
+        (loss / (packing.targets / share)).backward()
+        total += float(loss.detach())
     return total / packing.targets
 
 
@@ -130,16 +217,21 @@ class Watched:
             "development": Packing(job.base, job.development),
             "general": Packing(job.base, job.general),
         }
+        self.monitor = Monitor(self.packings["general"])
 
     def losses(self, job: Job, step: int) -> dict[str, float]:
-        """Losses of what hangs on the base now.
+        """Losses of what hangs on the base now, and how far it is from the base on general text.
 
         Raises:
             RunFailed: one of them is no number.
         """
-        found = {}
+        found: dict[str, float] = {}
         for name, packing in self.packings.items():
-            found[f"{name}_loss"] = value = mean_loss(job, packing)
+            if name == "general" and packing.rows:
+                found |= self.monitor.read(job.micro_tokens)
+            else:
+                found[f"{name}_loss"] = mean_loss(job, packing)
+            value = found[f"{name}_loss"]
             if packing.rows and not math.isfinite(value):
                 raise RunFailed(
                     f"The loss on {name} rows is {value} at step {step}: the run diverged.",

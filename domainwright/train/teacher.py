@@ -10,7 +10,7 @@ Dimension key: N supervised tokens, K kept tokens, V vocabulary.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,8 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from domainwright.core import machine
-from domainwright.core.artifacts import read_manifest, sha256_file, sha256_json, write_folder
+from domainwright.core.artifacts import sha256_file, sha256_json
 from domainwright.core.errors import ConfigError, DataError
 from domainwright.core.progress import Listener, Step, quiet
 from domainwright.core.records import Chat, Message, Row, SetAside
@@ -34,6 +33,7 @@ from domainwright.models.forms import TrainRow
 from domainwright.models.lesson import Lesson
 from domainwright.models.resolve import resolve, weights_hash
 from domainwright.train.checkpoint import disk_errors
+from domainwright.train.lessons import kept_artifact
 from domainwright.train.loss import BLOCK, batch_of
 from domainwright.train.order import micro_batches
 from domainwright.train.settings import DistilSettings
@@ -152,7 +152,7 @@ def with_lessons(
         with disk_errors(out):
             save_file(tensors, out / "lessons.safetensors")
 
-    place, digest = _kept(folder, parents, fill)
+    place, digest = kept_artifact(folder, parents, fill)
     # Mapped, not read: the table stays on the disk, and a pass takes its own part of it.
     whole = Lesson(
         **load_file(place / "lessons.safetensors"),
@@ -265,7 +265,7 @@ def dictated(
             ]
         (out / "answers.jsonl").write_text("\n".join(lines), encoding="utf-8")
 
-    place, digest = _kept(folder, parents, fill)
+    place, digest = kept_artifact(folder, parents, fill)
     # Not splitlines: it also breaks at characters that JSON leaves as they are.
     said = [json.loads(x) for x in (place / "answers.jsonl").read_text("utf-8").split("\n")]
     kept: list[Row] = []
@@ -317,14 +317,3 @@ def _written(
             why, text = "empty_teacher_answer", "the teacher wrote nothing"
         found[i] = {"text": text, "why": why}
     return found
-
-
-def _kept(folder: Path, parents: dict[str, str], fill: Callable[[Path], None]) -> tuple[Path, str]:
-    """(the artifact of these parents under `folder`, its hash), made where it is missing."""
-    place = folder / sha256_json(parents)[:16]
-    try:
-        manifest = read_manifest(place, "lessons")
-    except DataError:
-        manifest = write_folder(place, "lessons", fill, parents=parents)
-        machine.give_back()  # a teacher that was loaded is gone by now
-    return place, manifest["hash"]

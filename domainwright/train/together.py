@@ -30,7 +30,7 @@ from domainwright.train.memory import out_of_memory
 from domainwright.train.order import micro_batches
 from domainwright.train.passes import Packing
 from domainwright.train.run import Failure, Run
-from domainwright.train.step import add_gradients, update
+from domainwright.train.step import add_gradients, is_plain, update
 
 Way = Literal["in turn", "fused"]
 ROUNDS = 2
@@ -175,6 +175,8 @@ class Together(InTurn):
         base, adapter = self.stage.base, run.job.adapter
         if base.feeding == "single" and run.job.recompute:
             # Recomputed hooks are called in the backward pass, where rows have one meaning only.
+            return False
+        if not is_plain(run.job):
             return False
         if run not in self._able:
             self.stage.put(adapter)

@@ -89,5 +89,5 @@ def test_what_passages_make_too_long_stays_bare(tmp_path, base):
 
 
 def test_a_share_is_a_share():
-    with pytest.raises(ConfigError, match="train_share is 1.5"):
+    with pytest.raises(ConfigError, match="train_share is 1"):
         PromptSettings(train_share=1.5)

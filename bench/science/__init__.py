@@ -1,0 +1,1 @@
+"""Published claims, measured on small models and real domains."""
