@@ -50,9 +50,13 @@ class Encoder:
         """Unit vector (384); several strategies search for the same question."""
         if text not in self._asked:
             self._asked[text] = self.encode([text])[0]
-            if len(self._asked) > KEPT:
+            while len(self._asked) > KEPT:
                 del self._asked[next(iter(self._asked))]
         return self._asked[text]
+
+    def keep(self, texts: Sequence[str], cache: Path | None = None) -> None:
+        """Find the vectors of texts that will be asked one by one, all at once."""
+        self._asked |= dict(zip(texts, self.encode(list(texts), cache=cache), strict=True))
 
     @torch.no_grad()
     def encode(

@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from domainwright.core.artifacts import write_json
-from domainwright.core.progress import Listener, quiet
+from domainwright.core.progress import Listener, Step, quiet
 from domainwright.core.records import Chat, Choice, Row, Text
 from domainwright.core.seeds import share
 from domainwright.evaluate.tasks.answers import reference_ids
 from domainwright.infer.likelihood import Request, score
 from domainwright.models.base import Base
+from domainwright.models.encoder import default_encoder
 from domainwright.models.forms import Prompt, choice_prompt, continuation
 from domainwright.models.template import Template
 from domainwright.prompting import PROMPTINGS
-from domainwright.prompting._sources import Sources, ask
+from domainwright.prompting._sources import Sources, ask, question_of
 from domainwright.studies._choice import parts
 from domainwright.studies.data import StudyData
 from domainwright.studies.study import StudySettings
@@ -33,6 +34,9 @@ from domainwright.studies.tune import limit
 PREPARED = "prepared.json"
 TRAIN_SHARE = 0.5
 """Share of the rows with passages where the study leaves it open and asks METHOD+rag."""
+
+MOST_QUOTED = 4000
+"""Rows whose passages are searched: a search takes about 10 ms, and few runs read more rows."""
 
 
 class Prompters:
@@ -107,17 +111,28 @@ def as_asked(
     searching = [p for m, p in map(parts, names) if m and PROMPTINGS.get(p).needs == ("documents",)]
     wanted = study.prompting.train_share
     quoted = (TRAIN_SHARE if wanted is None else wanted) if searching else 0.0
+    split, listen = data.split, prompters.sources.listen
+    drawn = {row.id: share(study.seed, f"quoted {row.id}") for row in (*split.train, *split.dev)}
+    found = sorted((x, name) for name, x in drawn.items() if x < quoted)
+    shown_ids = {name for _, name in found[:MOST_QUOTED]}
+
+    rag = prompters.get(searching[0]) if shown_ids else None
+    done: list[str] = []
 
     def asked(row: Row) -> Row:
         if isinstance(row, Text):
             return row
-        if share(study.seed, f"quoted {row.id}") < quoted:
-            shown = _shown(row, prompters.get(searching[0]).prompt(row))
+        if rag and row.id in shown_ids:
+            shown = _shown(row, rag.prompt(row))
+            done.append(row.id)
+            listen(Step("passages", len(done), len(shown_ids)))
             if _tokens(base.template, shown) <= most:
                 return shown
         return _shown(row, ask(row, study.prompting))
 
-    split = data.split
+    if rag and "dense" in rag.kinds:
+        asking = [question_of(row) for row in (*split.train, *split.dev) if row.id in shown_ids]
+        default_encoder().keep(asking, prompters.sources.vectors)
     changed = replace(split, train=tuple(map(asked, split.train)), dev=tuple(map(asked, split.dev)))
     return replace(data, asked=changed)
 

@@ -175,7 +175,8 @@ class _Study:
         path = self.folder / "plan.json"
         if self.resume and path.exists():
             return from_mapping(Plan, json.loads(path.read_text(encoding="utf-8")), str(path))
-        plan = make_plan(self.study, self.base, self.data, names, self.suite.texts)
+        spent = time.perf_counter() - self.begun
+        plan = make_plan(self.study, self.base, self.data, names, self.suite.texts, spent)
         write_json(path, asdict(plan))
         return plan
 

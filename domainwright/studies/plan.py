@@ -103,11 +103,13 @@ def make_plan(
     data: StudyData,
     strategies: Sequence[str],
     general: Sequence[Text],
+    spent: float = 0.0,
 ) -> Plan:
     """Sizes and predictions for one study.
 
     Args:
         general: texts on which forgetting is watched.
+        spent: seconds of the budget that are gone.
 
     Raises:
         DataError: a pre-flight check of training fails.
@@ -126,7 +128,8 @@ def make_plan(
     retention = RETENTION_TOKENS / read
     searching = _searching_seconds(strategies, data, read)
     looks = sum(decide(base, *probed[m][:2], 1, probed[m][2]).check_seconds for m in methods)
-    fixed = searching + (1 + len(methods)) * retention + looks
+    writing = _writing_seconds(study, read, write) if methods else 0.0
+    fixed = spent + searching + writing + (1 + len(methods)) * retention + looks
     budget = study.budget.minutes * 60
     left = max(0.5 * budget, budget - fixed)
     per_item = {
@@ -150,8 +153,10 @@ def make_plan(
         strategies, runs, {s: x * items for s, x in per_item.items()}, retention, share
     )
     seconds = (
-        retention
+        spent
+        + retention
         + searching
+        + writing
         + 60 * sum(s.ask_minutes + s.train_minutes + s.check_minutes for s in planned)
     )
     return Plan(
@@ -179,6 +184,15 @@ def _searching_seconds(strategies: Sequence[str], data: StudyData, read: float) 
         return 0.0
     # About four characters a token; exact counts would cost more than they are worth here.
     return sum(len(d.text) for d in data.documents) / 4 / (ENCODER_FACTOR * read)
+
+
+def _writing_seconds(study: StudySettings, read: float, write: float) -> float:
+    """What the base writes for replay, once for all methods, and reads again."""
+    replay = study.train.replay
+    if replay is None or not replay.share or replay.source:
+        return 0.0
+    tokens = replay.texts * replay.new_tokens
+    return tokens / (write or read / 4) + (tokens / read if replay.learn == "base" else 0.0)
 
 
 def _item_seconds(

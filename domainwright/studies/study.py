@@ -287,7 +287,9 @@ def _override(raw: dict[str, Any], text: str) -> None:
     *way, last = key.split(".")
     place = raw
     for part in way:
-        place = place.setdefault(part, {})
+        if place.get(part) is None:  # also where the file turns it off with null
+            place[part] = {}
+        place = place[part]
         if not isinstance(place, dict):
             raise ConfigError(
                 f"--set {key}: {part!r} holds a value, not settings.", "name a setting that exists."

@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 class ReplaySettings:
     """General texts among the rows. See `train.replay` for those that the base writes itself."""
 
-    share: float = 0.05
+    share: float = 0.2
     """Share of general documents among all that are read, and of their loss. In [0, 1)."""
     source: str | None = None
     """A file of texts or conversations. None: the untouched base writes them itself."""
-    learn: Literal["tokens", "base"] = "tokens"
+    learn: Literal["tokens", "base"] = "base"
     """Their own tokens, or the base's whole distribution at each of them."""
     texts: int = 64
     """How many the base writes where there is no file."""
-    new_tokens: int = 128
+    new_tokens: int = 64
     """Longest text that the base writes, in tokens."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.share < 1:
             raise ConfigError(
                 f"train.replay.share is {self.share}, outside [0, 1).",
-                "give a share of the documents such as 0.05.",
+                "give a share of the documents such as 0.2.",
             )
         for name in ("texts", "new_tokens"):
             if getattr(self, name) < 2:
@@ -67,7 +67,7 @@ def check(settings: "TrainSettings") -> None:
     if "ewc" in settings.penalties and settings.replay is None:
         raise ConfigError(
             "train.penalties.ewc asks which weights general text hangs on, and there is none.",
-            "set `train: {replay: {share: 0.05}}`; a share of 0 uses its texts for that alone.",
+            "set `train: {replay: {share: 0.2}}`; a share of 0 uses its texts for that alone.",
         )
     shaped = [n for n in ("label_smoothing", "prompt_weight", "r_drop") if getattr(settings, n)]
     if "kl" in settings.penalties:

@@ -96,7 +96,7 @@ class TrainSettings:
     head: bool = False
     """Multiple choice whose choices are always the same: every method trains a head that says which
     it is, instead of the words of the right one."""
-    replay: ReplaySettings | None = None
+    replay: ReplaySettings | None = field(default_factory=ReplaySettings)
     """Read general texts too, so that less is forgotten. None: the rows alone."""
     penalties: dict[str, Any] = field(default_factory=dict)
     """What leaving the base costs: {kl: {weight: 0.1}}; one file each in `train/penalties`."""

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 
 from domainwright.core.artifacts import read_manifest
 from domainwright.core.errors import ConfigError, DataError
@@ -10,6 +11,7 @@ from domainwright.evaluate.retained import shipped_suite
 from domainwright.studies.api import decide, plan, train_method
 from domainwright.studies.study import read_study
 from domainwright.train import replay as replays
+from domainwright.train.regimes import ReplaySettings
 from tests.studies.world import read_lines, study_file, texts, write_lines
 
 
@@ -21,7 +23,7 @@ def test_a_study_whose_base_writes_its_own_replay(tmp_path, base, monkeypatch):
         replays, "answer", lambda *a, **k: asked.append(len(a[1])) or plain(*a, **k)
     )
     train = {
-        "replay": {"share": 0.3, "texts": 6, "new_tokens": 12},
+        "replay": {"share": 0.3, "texts": 6, "new_tokens": 12, "learn": "tokens"},
         "penalties": {"kl": None, "l2_sp": {"weight": 0.1}},
         "neftune": 2.0,
         "average": 0.5,
@@ -97,3 +99,16 @@ def test_an_unknown_penalty_is_refused_with_the_nearest_name(tmp_path, base):
         read_study(file, ["train.replay.shares=1"])
     read = read_study(file, ["train.replay.share=0.1", "train.penalties.kl.weight=1"])
     assert read.train.replay.share == 0.1 and read.train.penalties == {"kl": {"weight": 1.0}}
+
+
+@pytest.mark.usefixtures("quick")
+def test_replay_is_on_unless_it_is_turned_off(tmp_path, base):
+    file = study_file(tmp_path, base, train={"replay": {}})
+    assert read_study(file).train.replay == ReplaySettings()
+    off = study_file(tmp_path, base, train={"replay": None})
+    assert read_study(off).train.replay is None
+    assert read_study(off, ["train.replay.share=0.1"]).train.replay.share == 0.1
+    raw = yaml.safe_load(off.read_text())
+    del raw["train"]["replay"]
+    off.write_text(yaml.safe_dump(raw))
+    assert read_study(off).train == read_study(file).train

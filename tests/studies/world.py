@@ -102,6 +102,7 @@ QUICK: dict[str, Any] = {
         "checks": 2,
         "learning_rate": 0.01,
         "max_forgetting": 9.0,
+        "replay": None,
         "checkpoint_every": 2,
     },
 }
