@@ -6,7 +6,7 @@ from pathlib import Path
 
 from domainwright.core.errors import DataError
 from domainwright.core.progress import Listener, quiet
-from domainwright.core.records import SetAside, Text
+from domainwright.core.records import Row, SetAside
 from domainwright.curate.overlap import overlap, remove_leaks
 from domainwright.curate.read import read_all
 from domainwright.models.base import Base
@@ -20,7 +20,7 @@ from domainwright.train.teacher import with_blank_lessons
 def replay_rows(
     base: Base,
     settings: TrainSettings,
-    general: Sequence[Text],
+    measured: Sequence[Row],
     longest: int,
     folder: Path,
     listen: Listener = quiet,
@@ -28,7 +28,7 @@ def replay_rows(
     """(rows, rows of the file that are not used, hashes of what they come from).
 
     Args:
-        general: texts on which forgetting is measured; none of them is read again.
+        measured: general texts and test rows; none of them is read again.
         longest: tokens of a document.
         folder: what the base writes or says is kept there.
 
@@ -42,7 +42,7 @@ def replay_rows(
         rows, digest = written(base, wanted, longest, folder, listen)
         aside: list[SetAside] = []
     else:
-        rows, aside, digest = _from_file(base, wanted.source, general, longest)
+        rows, aside, digest = _from_file(base, wanted.source, measured, longest)
     parents = {"replay": digest}
     if wanted.learn == "base":
         rows, parents["replay_lessons"] = with_base_lessons(base, rows, folder, listen)
@@ -50,7 +50,7 @@ def replay_rows(
 
 
 def planned_rows(
-    base: Base, settings: TrainSettings, general: Sequence[Text], longest: int
+    base: Base, settings: TrainSettings, measured: Sequence[Row], longest: int
 ) -> list[TrainRow]:
     """The same for a plan: nothing is written, and lessons are blank.
 
@@ -63,14 +63,14 @@ def planned_rows(
     if wanted.source is None:
         rows = planned(wanted, longest)
     else:
-        rows, _, _ = _from_file(base, wanted.source, general, longest)
+        rows, _, _ = _from_file(base, wanted.source, measured, longest)
     if wanted.learn == "base":
         return with_blank_lessons(rows, DistilSettings(temperature=1.0), base.vocabulary)
     return rows
 
 
 def _from_file(
-    base: Base, source: str, general: Sequence[Text], longest: int
+    base: Base, source: str, measured: Sequence[Row], longest: int
 ) -> tuple[list[TrainRow], list[SetAside], str]:
     (result,) = read_all([source])
     rows, aside = as_conversations(result.rows)
@@ -80,8 +80,8 @@ def _from_file(
             f"{source} holds {type(unfit[0]).__name__.lower()} rows, which are nothing to replay.",
             "give texts or conversations as train.replay.source.",
         )
-    kept, measured = remove_leaks(rows, overlap(rows, general))
-    aside += [replace(x, reason="measures_forgetting") for x in measured]
+    kept, leaks = remove_leaks(rows, overlap(rows, measured))
+    aside += [replace(x, reason="is_measured") for x in leaks]
     encoded = encode_rows(base.template, kept, longest)
     cut = {r.id for r in encoded if r.cut}
     aside += [
@@ -98,8 +98,8 @@ def _from_file(
     usable = [r for r in encoded if not r.cut and r.targets]
     if not usable:
         raise DataError(
-            f"{source} holds no row for replay: {len(rows)} read, {len(measured)} of them texts on "
-            f"which forgetting is measured, {len(cut)} too long.",
+            f"{source} holds no row for replay: {len(rows)} read, {len(leaks)} of them texts "
+            f"or test rows that are measured, {len(cut)} too long.",
             "give other general texts, or leave train.replay.source out: the base then writes "
             "them itself.",
         )

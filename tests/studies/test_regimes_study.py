@@ -12,7 +12,7 @@ from domainwright.studies.api import decide, plan, train_method
 from domainwright.studies.study import read_study
 from domainwright.train import replay as replays
 from domainwright.train.regimes import ReplaySettings
-from tests.studies.world import read_lines, study_file, texts, write_lines
+from tests.studies.world import questions, read_lines, study_file, texts, write_lines
 
 
 @pytest.mark.usefixtures("quick")
@@ -54,7 +54,7 @@ def test_a_study_whose_base_writes_its_own_replay(tmp_path, base, monkeypatch):
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("learn", ["tokens", "base"])
-def test_what_measures_forgetting_is_never_replayed(tmp_path, base, learn):
+def test_what_is_measured_is_never_replayed(tmp_path, base, learn):
     measured = [{"id": f"m{n}", "text": t.text} for n, t in enumerate(shipped_suite().texts[:6])]
     train = {"replay": {"source": "general.jsonl", "share": 0.2, "learn": learn}}
     file = study_file(tmp_path / "study", base, train=train)
@@ -62,14 +62,23 @@ def test_what_measures_forgetting_is_never_replayed(tmp_path, base, learn):
     assert read_study(file).train.replay.source == str(source)
     train_method(file, "lora", tmp_path / "run")
     aside = read_lines(tmp_path / "run" / "set_aside.jsonl")
-    assert [(x["id"], x["reason"]) for x in aside] == [
-        ("m0", "measures_forgetting"),
-        ("m1", "measures_forgetting"),
-    ]
+    assert {"m0", "m1"} <= {x["id"] for x in aside}
+    assert {x["reason"] for x in aside} == {"is_measured"}
     assert (tmp_path / "run" / "lessons").exists() is (learn == "base")
     write_lines(source, measured)
-    with pytest.raises(DataError, match="6 of them texts on which forgetting is measured"):
+    with pytest.raises(DataError, match="6 of them texts or test rows that are measured"):
         train_method(file, "lora", tmp_path / "other")
+
+
+@pytest.mark.usefixtures("quick")
+def test_rows_of_the_test_are_never_replayed(tmp_path, base):
+    train = {"replay": {"source": "general.jsonl", "share": 0.2}}
+    file = study_file(tmp_path / "study", base, train=train)
+    write_lines(tmp_path / "study" / "general.jsonl", questions())
+    train_method(file, "lora", tmp_path / "run")
+    aside = {x["id"] for x in read_lines(tmp_path / "run" / "set_aside.jsonl")}
+    tested = {x["id"] for x in read_lines(tmp_path / "run" / "dataset" / "test.jsonl")}
+    assert tested and tested <= aside
 
 
 @pytest.mark.usefixtures("quick")
