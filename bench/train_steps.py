@@ -78,28 +78,29 @@ def main() -> None:
         seconds.append(time.perf_counter() - begun)
         losses.append(loss)
         norms.append(norm)
+    print(json.dumps(_figures(base, options, steps, losses, norms, seconds)))
+
+
+def _figures(base, options, steps, losses, norms, seconds) -> dict[str, object]:  # type: ignore[no-untyped-def]
+    """The line that is printed; rates are those of the steps after the warm-up."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     timed, spent = steps[options.warmup :], sum(seconds[options.warmup :])
     rate = sum(len(r.ids) for s in timed for r in s) / spent
     gflops = product_rate(base.dtype, base.device)
     weights = sum(p.numel() for p in base.model.parameters())
-    print(
-        json.dumps(
-            {
-                "peer": "domainwright",
-                "dtype": str(base.dtype).removeprefix("torch."),
-                "micro_tokens": options.micro_tokens,
-                "loss": losses,
-                "grad_norm": norms,
-                "seconds_per_step": [round(x, 4) for x in seconds],
-                "real_tokens_per_s": round(rate, 1),
-                "labelled_tokens_per_s": round(sum(r.targets for s in timed for r in s) / spent, 1),
-                "peak_rss_mib": peak,
-                "product_gflops": round(gflops, 1),
-                "share_of_products": round(rate * 4 * weights / 1e9 / gflops, 3),
-            }
-        )
-    )
+    return {
+        "peer": "domainwright",
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "micro_tokens": options.micro_tokens,
+        "loss": losses,
+        "grad_norm": norms,
+        "seconds_per_step": [round(x, 4) for x in seconds],
+        "real_tokens_per_s": round(rate, 1),
+        "labelled_tokens_per_s": round(sum(r.targets for s in timed for r in s) / spent, 1),
+        "peak_rss_mib": peak,
+        "product_gflops": round(gflops, 1),
+        "share_of_products": round(rate * 4 * weights / 1e9 / gflops, 3),
+    }
 
 
 def product_rate(dtype: torch.dtype, device: torch.device, size: int = 2048) -> float:

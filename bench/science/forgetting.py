@@ -8,10 +8,11 @@ Three arms, the same rows in the same order, equal steps:
     plain   the default recipe without replay
     ours    the default recipe
 
-Each ends as trained, whatever it forgets; an arm is then drawn back to shares s of its change
-(`train.draw_back`), which gives a curve of domain loss against general loss. Printed is the end
-of each arm, and at the domain loss that `peft` or `plain` ends with, what share of its forgetting
-ours has. One JSON line an arm goes to bench/science/forgetting.jsonl.
+Each ends as trained, whatever it forgets; ours is then drawn back to shares of its change
+(`train.draw_back`), which gives a curve of domain loss against what general text became: its
+loss, and the mean KL(base ‖ model) of its tokens. Printed is the end of each arm, and where ours
+is when it has the domain loss that `peft` or `plain` ends with. One JSON line an arm goes to
+bench/science/forgetting.jsonl.
 """
 
 import argparse
@@ -34,14 +35,16 @@ from domainwright.studies.data import as_conversations
 from domainwright.studies.tune import Wanted, tune
 from domainwright.train.draw_back import between
 from domainwright.train.loss import losses_of_rows
+from domainwright.train.monitor import Monitor
+from domainwright.train.passes import Packing
 from domainwright.train.settings import TrainSettings
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 FILES = {name: f"{name}/qa.jsonl" for name in ("medical", "legal", "finance", "science")}
-WORDS = 150
+WORDS = 100
 """Longest question and answer together: sixty steps of longer ones take too long on two cores."""
-ROWS, DEVELOPMENT = 480, 40
-SHARES = (0.0, 0.03, 0.06, 0.12, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0)
+ROWS, DEVELOPMENT, GENERAL = 480, 32, 16
+SHARES = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 OURS = TrainSettings(max_forgetting=1e9)
 ARMS: dict[str, tuple[TrainSettings, dict[str, Any]]] = {
     "peft": (
@@ -58,6 +61,7 @@ def main() -> int:
     parser.add_argument("--domains", default=",".join(FILES))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--arms", default=",".join(ARMS))
     options = parser.parse_args()
     if not DATA.is_dir():
         print("skipped: there is no ../shared/data beside this checkout")
@@ -66,8 +70,11 @@ def main() -> int:
     table = []
     for domain in options.domains.split(","):
         for seed in range(options.seeds):
-            curves = {arm: measure(base, domain, arm, seed, options.steps) for arm in ARMS}
-            table += [line(domain, seed, curves, other) for other in ("peft", "plain")]
+            curves = {
+                arm: measure(base, domain, arm, seed, options.steps)
+                for arm in options.arms.split(",")
+            }
+            table += [line(domain, seed, curves, other) for other in curves if other != "ours"]
             print("\n".join(table[-2:]), flush=True)
     print("\n".join(["", *table]))
     return 0
@@ -95,21 +102,17 @@ def measure(base: Base, domain: str, arm: str, seed: int, steps: int) -> list[di
         tuned = tune(wanted)
         seconds = time.perf_counter() - begun
     adapter = tuned.adapter
-    watched = {
-        "domain": encode_rows(base.template, rows[:DEVELOPMENT], 1024),
-        "general": encode_rows(base.template, shipped_suite().texts, 1024)[:24],
-    }
+    own = encode_rows(base.template, rows[:DEVELOPMENT], 1024)
+    general = encode_rows(base.template, shipped_suite().texts, 1024)[:GENERAL]
+    monitor = Monitor(Packing(base, general))
     end = {k: v.detach().clone() for k, v in adapter.state_dict().items()}
     bare = {k: v if ".A" in k or k.startswith("A") else torch.zeros_like(v) for k, v in end.items()}
     curve = []
-    for share in SHARES:
+    for share in SHARES if arm == "ours" else (0.0, 1.0):
         adapter.load_state_dict(between(adapter, bare, end, share))
-        point = {"share": share}
         with adapter.attached():
-            for name, texts in watched.items():
-                losses = losses_of_rows(base, texts, 2048)
-                point[name] = sum(losses) / sum(row.targets for row in texts)
-        curve.append(point)
+            learned = sum(losses_of_rows(base, own, 2048)) / sum(row.targets for row in own)
+            curve.append({"share": share, "domain": learned, **monitor.read(2048)})
     record = {
         "claim": "S-forgetting",
         "domain": domain,
@@ -123,8 +126,9 @@ def measure(base: Base, domain: str, arm: str, seed: int, steps: int) -> list[di
         file.write(json.dumps(record) + "\n")
     print(
         f"{domain:8} {arm:6} seed {seed}: domain {curve[0]['domain']:.3f} -> "
-        f"{curve[-1]['domain']:.3f}, general {curve[0]['general']:.3f} -> "
-        f"{curve[-1]['general']:.3f} nats per token, {seconds:.0f} s",
+        f"{curve[-1]['domain']:.3f}, general {curve[0]['general_loss']:.3f} -> "
+        f"{curve[-1]['general_loss']:.3f} nats per token, {curve[-1]['general_kl']:.4f} from the "
+        f"base, {seconds:.0f} s",
         flush=True,
     )
     return curve
@@ -141,28 +145,26 @@ def rows_of(domain: str, seed: int) -> list[Any]:
     return sorted(short, key=lambda r: (place[r.group], r.id))[: ROWS + DEVELOPMENT]
 
 
-def forgetting_at(curve: list[dict[str, float]], domain: float) -> float | None:
-    """Rise of the general loss where the curve first reaches a domain loss; None: nowhere."""
+def where(curve: list[dict[str, float]], domain: float, name: str) -> float | None:
+    """What a curve has of `name` where it first reaches a domain loss; None: nowhere."""
     for before, after in pairwise(curve):
         if after["domain"] <= domain <= before["domain"]:
             width = before["domain"] - after["domain"]
             part = (before["domain"] - domain) / width if width else 0.0
-            general = before["general"] + part * (after["general"] - before["general"])
-            return general - curve[0]["general"]
+            return before[name] + part * (after[name] - before[name])
     return None
 
 
 def line(domain: str, seed: int, curves: dict[str, list[dict[str, float]]], other: str) -> str:
     """What ours forgets where it has learned as much as the other arm at its end."""
     theirs, ours = curves[other], curves["ours"]
-    gained = theirs[0]["domain"] - theirs[-1]["domain"]
-    forgot = theirs[-1]["general"] - theirs[0]["general"]
-    same = forgetting_at(ours, theirs[-1]["domain"])
-    said = "ours does not get there" if same is None else f"ours forgets {same:+.4f} there"
-    return (
-        f"{domain:8} seed {seed}: {other} gains {gained:.3f} and forgets {forgot:+.4f} nats per "
-        f"token; {said}"
-    )
+    start, end = theirs[0], theirs[-1]
+    said = f"{domain:8} seed {seed}: {other} gains {start['domain'] - end['domain']:.3f};"
+    for name, title in (("general_loss", "general loss"), ("general_kl", "distance")):
+        same = where(ours, end["domain"], name)
+        at = "not reached" if same is None else f"{same - start[name]:+.4f}"
+        said += f" {title} {end[name] - start[name]:+.4f}, ours there {at};"
+    return said.removesuffix(";")
 
 
 if __name__ == "__main__":

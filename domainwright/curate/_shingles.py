@@ -7,6 +7,7 @@ Dimension key:
     B  bytes      W  words      S  runs of words      T  texts
 """
 
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -45,6 +46,7 @@ class _Folding(dict[int, str | None]):
 
 
 _FOLDING = _Folding()
+_BEYOND = re.compile("[^\x00-\x7f]+")
 
 
 def folded(text: str) -> str:
@@ -55,7 +57,17 @@ def folded(text: str) -> str:
     """
     if text.isascii():
         return text
-    return unicodedata.normalize("NFKD", text.lower()).translate(_FOLDING)
+    # `translate` looks every character up: runs beyond ASCII are few in most texts.
+    return _BEYOND.sub(_fold, unicodedata.normalize("NFKD", text.lower()))
+
+
+def _fold(run: re.Match[str]) -> str:
+    return run[0].translate(_FOLDING)
+
+
+def encoded(text: str) -> bytes:
+    """The bytes in which words are looked for."""
+    return folded(text).encode("utf-8", "replace")
 
 
 def runs(word_W: Hashes, words_each: int) -> Hashes:
@@ -100,7 +112,7 @@ def shingled(texts: Sequence[str], words_each: int) -> tuple[Hashes, NDArray[np.
 
 def word_hashes(texts: Sequence[str]) -> tuple[Hashes, NDArray[np.int64]]:
     """(hash of every word of all texts in order, words per text). Case and accents are one."""
-    data = [folded(text).encode("utf-8", "replace") for text in texts]
+    data = [encoded(text) for text in texts]
     # A space between two texts: no word runs from one into the next.
     raw_B = np.frombuffer(b" " + b" ".join(data) + b" ", dtype=np.uint8)
     byte_B = _LOWER[raw_B]

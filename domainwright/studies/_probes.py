@@ -84,7 +84,8 @@ def probe_methods(
     kept, _ = preflight(base, rows.train, study.train)
     memory = study.budget.memory_gb
     wish = wish_of(base, kept, rows.dev, general, study.train, study.seed, memory)
-    replay = planned_rows(base, study.train, general, limit(base, study.train))
+    measured = [*general, *data.split.test]
+    replay = planned_rows(base, study.train, measured, limit(base, study.train))
     wish = replace(wish, replay=replay)
     found = {}
     for method in methods:

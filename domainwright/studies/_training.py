@@ -67,6 +67,7 @@ class Trainer:
             rows=self.data.lessons.train,
             development=self.data.lessons.dev,
             general=self.general,
+            hidden=self.data.split.test,
             settings=replace(study.train, learning_rate=rate) if rate else study.train,
             method_settings=study.methods.get(method, {}),
             steps=self.plan.steps,

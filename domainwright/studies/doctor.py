@@ -25,9 +25,10 @@ def examine() -> list[Finding]:
     """Every check, in the order in which to read them. Takes about ten seconds."""
     import torch
 
+    from domainwright.core.compiled import cache_folder
     from domainwright.models import native
     from domainwright.models.base import fast_dtype
-    from domainwright.models.embedded import cache_folder, encoder_folder, smollm2_folder
+    from domainwright.models.embedded import encoder_folder, smollm2_folder
 
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
     free_gb = shutil.disk_usage(_existing(cache_folder())).free / 1e9

@@ -129,7 +129,8 @@ def make_plan(
     searching = _searching_seconds(strategies, data, read)
     looks = sum(decide(base, *probed[m][:2], 1, probed[m][2]).check_seconds for m in methods)
     writing = _writing_seconds(study, read, write) if methods else 0.0
-    fixed = spent + searching + writing + (1 + len(methods)) * retention + looks
+    aside = spent + searching + writing
+    fixed = aside + (1 + len(methods)) * retention + looks
     budget = study.budget.minutes * 60
     left = max(0.5 * budget, budget - fixed)
     per_item = {
@@ -152,13 +153,7 @@ def make_plan(
     planned = _strategies(
         strategies, runs, {s: x * items for s, x in per_item.items()}, retention, share
     )
-    seconds = (
-        spent
-        + retention
-        + searching
-        + writing
-        + 60 * sum(s.ask_minutes + s.train_minutes + s.check_minutes for s in planned)
-    )
+    minutes = sum(s.ask_minutes + s.train_minutes + s.check_minutes for s in planned)
     return Plan(
         items=items,
         new_tokens=new_tokens,
@@ -168,7 +163,7 @@ def make_plan(
         strategies=planned,
         candidates=field,
         runs=tuple(MethodPlan(method=m, run=run) for m, run in runs.items()),
-        minutes=seconds / 60,
+        minutes=minutes + (aside + retention) / 60,
         notes=(*notes, *more),
     )
 

@@ -1,0 +1,106 @@
+// One-permutation MinHash and its candidates; `_sketch.py` and `_shingles.py` say what is computed
+// and do the same in numpy. T texts, K bins, W words.
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+namespace {
+
+const uint64_t BASE = 0x9E3779B97F4A7C15ull;
+const uint32_t EMPTY = 0xFFFFFFFFu;
+const int64_t MOST_LETTERS = 64;
+
+inline uint64_t mixed(uint64_t v) {
+  v = (v ^ (v >> 30)) * 0xBF58476D1CE4E5B9ull;
+  v = (v ^ (v >> 27)) * 0x94D049BB133111EBull;
+  return v ^ (v >> 31);
+}
+
+// A byte in lower case, or 0 where no word goes on.
+struct Letters {
+  uint8_t of[256];
+  Letters() {
+    for (int b = 0; b < 256; ++b) {
+      int low = b >= 'A' && b <= 'Z' ? b + 32 : b;
+      bool in = (low >= 'a' && low <= 'z') || (low >= '0' && low <= '9') || b >= 0x80;
+      of[b] = in ? low : 0;
+    }
+  }
+};
+const Letters LETTERS;
+
+void words_of(const uint8_t* text, int64_t bytes, std::vector<uint64_t>& found) {
+  int64_t at = 0;
+  while (at < bytes) {
+    while (at < bytes && !LETTERS.of[text[at]]) ++at;
+    if (at == bytes) break;
+    uint64_t hash = 0;
+    int64_t begin = at;
+    for (; at < bytes && LETTERS.of[text[at]]; ++at)
+      if (at - begin < MOST_LETTERS) hash = hash * BASE + LETTERS.of[text[at]] + 1;
+    found.push_back(mixed(hash + uint64_t(at - begin)));
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+// bounds: T + 1 offsets into bytes. out (T, K) is filled.
+void dw_sketch(const uint8_t* bytes, const int64_t* bounds, int64_t T, int64_t words_each,
+               int64_t K, uint32_t* out) {
+  std::vector<uint64_t> words;
+  for (int64_t t = 0; t < T; ++t) {
+    words.clear();
+    words_of(bytes + bounds[t], bounds[t + 1] - bounds[t], words);
+    uint32_t* row = out + t * K;
+    std::fill(row, row + K, EMPTY);
+    int64_t W = words.size(), runs = W == 0 ? 0 : std::max<int64_t>(W - words_each + 1, 1);
+    for (int64_t first = 0; first < runs; ++first) {
+      uint64_t hash = words[first];
+      for (int64_t k = 1; k < words_each && first + k < W; ++k)
+        hash = mixed(hash * BASE + words[first + k]);
+      hash = mixed(hash);
+      uint64_t bin = ((hash >> 32) * uint64_t(K)) >> 32;
+      row[bin] = std::min(row[bin], uint32_t(hash & 0x7FFFFFFFu));
+    }
+    if (!runs) continue;
+    // From the right, twice around: an empty bin takes the nearest filled one's entry.
+    std::vector<uint32_t> own(row, row + K);
+    int64_t nearest = -1;
+    for (int64_t place = 2 * K - 1; place >= 0; --place) {
+      if (own[place % K] != EMPTY) nearest = place;
+      if (place < K && nearest >= 0)
+        row[place] = own[nearest % K] + uint32_t(nearest - place) * 0x9E3779B1u;
+    }
+  }
+}
+
+// For one band: keys (T), one number a row. Rows of equal keys become pairs: each with the `most`
+// before it, and with the first. Returns how many pairs (late, early) there are; they are written
+// to out while there is room for them.
+int64_t dw_band_pairs(const uint64_t* keys, const int64_t* rows, int64_t T, int64_t most,
+                      int64_t* out, int64_t room) {
+  int64_t size = 16;
+  while (size < 2 * T) size *= 2;
+  std::vector<int64_t> head(size, -1), before(T, -1), first(T), offset(T, 0);
+  int64_t count = 0;
+  auto pair = [&](int64_t late, int64_t early) {
+    if (count < room) out[2 * count] = rows[late], out[2 * count + 1] = rows[early];
+    ++count;
+  };
+  for (int64_t t = 0; t < T; ++t) {
+    int64_t slot = mixed(keys[t]) & (size - 1);
+    while (head[slot] >= 0 && keys[head[slot]] != keys[t]) slot = (slot + 1) & (size - 1);
+    int64_t last = head[slot];
+    head[slot] = t;
+    first[t] = t;
+    if (last < 0) continue;
+    before[t] = last, first[t] = first[last], offset[t] = offset[last] + 1;
+    for (int64_t back = 0, early = last; back < most && early >= 0; ++back, early = before[early])
+      pair(t, early);
+    if (offset[t] > most) pair(t, first[t]);
+  }
+  return count;
+}
+}

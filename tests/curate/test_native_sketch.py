@@ -1,0 +1,63 @@
+"""The compiled sketch is the one in numpy, number for number."""
+
+import numpy as np
+import pytest
+
+from domainwright.core import compiled
+from domainwright.core.seeds import generator
+from domainwright.curate import _sketch, native
+
+needs_compiler = pytest.mark.skipif(native.library() is None, reason="no C++ compiler (g++)")
+
+WORDS = "dose Dose 5 mg naïve “quoted” 東京 は x é the a".split() + [
+    "w" * 70,
+    "w" * 80,
+    "--",
+    "Ａ１",
+]
+
+
+def texts(seed):
+    rng = generator(seed, "texts")
+    made = ["", " ,. ", "one", "one two", "one two three", "é", "東京は大きい"]
+    for _ in range(60):
+        text = " ".join(rng.choice(WORDS, size=int(rng.integers(1, 90))))
+        made += [text] * int(rng.choice([1, 1, 1, 2, 25]))
+    return made
+
+
+@needs_compiler
+@pytest.mark.parametrize("seed", range(4))
+def test_the_same_signatures_and_pairs(seed, monkeypatch):
+    given = texts(seed)
+    sketch = _sketch.signatures(given)
+    pairs = _sketch.candidates(sketch)
+    monkeypatch.setattr(_sketch, "library", lambda: None)
+    np.testing.assert_array_equal(sketch, _sketch.signatures(given))
+    np.testing.assert_array_equal(pairs, _sketch.candidates(sketch))
+    assert len(pairs) > 300
+
+
+@needs_compiler
+def test_more_pairs_than_rows(monkeypatch):
+    given = ["the same words in every one of many rows"] * 3000
+    found = _sketch.candidates(_sketch.signatures(given))
+    monkeypatch.setattr(_sketch, "library", lambda: None)
+    np.testing.assert_array_equal(found, _sketch.candidates(_sketch.signatures(given)))
+
+
+def test_no_text_at_all():
+    assert _sketch.signatures([]).shape == (0, _sketch.BINS)
+    assert _sketch.candidates(_sketch.signatures([])).shape == (0, 2)
+
+
+def test_without_a_compiler_numpy_does_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("DOMAINWRIGHT_CACHE", str(tmp_path))
+    monkeypatch.setenv("DOMAINWRIGHT_NATIVE", "0")
+    assert native.library.__wrapped__() is None
+    monkeypatch.delenv("DOMAINWRIGHT_NATIVE")
+    monkeypatch.setenv("CXX", "/no/such/compiler")
+    assert native.library.__wrapped__() is None
+    with pytest.raises(compiled.NotCompiled, match="no C\\+\\+ compiler"):
+        compiled.compiled("x", [], [])
+    assert not list(tmp_path.iterdir())
