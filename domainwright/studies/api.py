@@ -237,6 +237,7 @@ def train_method(
         rows=lessons.train,
         development=lessons.dev,
         general=shipped_suite().texts,
+        hidden=data.split.test,
         settings=settings.train,
         method_settings=settings.methods.get(method, {}),
         steps=None,

@@ -64,6 +64,8 @@ class Wanted:
     rows: Sequence[Row]
     development: Sequence[Row]
     general: Sequence[Text]
+    hidden: Sequence[Row] = ()
+    """Test rows, which no text read beside the rows may give away."""
     settings: TrainSettings
     method_settings: dict[str, Any]
     steps: int | None
@@ -144,7 +146,8 @@ def _begin(wanted: Wanted, resume: bool, listen: Listener) -> _Begun:
     adapter = build(base, method, wanted.method_settings, seed, labels)
     kept, aside, parents = _taught(wanted, listen)
     folder, longest = wanted.lessons or wanted.folder / "lessons", limit(base, settings)
-    replay, unused, more = replay_rows(base, settings, wanted.general, longest, folder, listen)
+    measured = [*wanted.general, *wanted.hidden]
+    replay, unused, more = replay_rows(base, settings, measured, longest, folder, listen)
     aside, parents = aside + unused, parents | more
     wish = wish_of(base, kept, wanted.development, wanted.general, settings, seed, wanted.memory_gb)
     wish = replace(wish, replay=replay)
