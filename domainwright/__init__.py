@@ -19,10 +19,22 @@ _HOMES = {
     # Not `train`: the package of that name would take its place on first import.
     "train_method": "domainwright.studies.api",
     "load_run": "domainwright.studies.api",
+    "refine": "domainwright.studies.refine.rounds",
+    "drift": "domainwright.studies.refine.drift",
     "read_study": "domainwright.studies.study",
     "load_base": "domainwright.models.base",
 }
-__all__ = ["__version__", "decide", "load_base", "load_run", "plan", "read_study", "train_method"]
+__all__ = [
+    "__version__",
+    "decide",
+    "drift",
+    "load_base",
+    "load_run",
+    "plan",
+    "read_study",
+    "refine",
+    "train_method",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,6 +20,7 @@ from domainwright.cli import (
     export,
     methods,
     plan,
+    refine,
     report,
     trace,
     train,
@@ -27,7 +28,7 @@ from domainwright.cli import (
 from domainwright.cli._screen import visible
 from domainwright.core.errors import DomainwrightError
 
-RESUMABLE = ("decide", "train")
+RESUMABLE = ("decide", "train", "refine")
 OUT_OF_REACH = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -83,6 +84,7 @@ app.command()(plan.plan)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(chat.chat)
+app.command()(refine.refine)
 app.command()(report.report)
 app.command()(export.export)
 app.command()(trace.trace)

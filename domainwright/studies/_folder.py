@@ -14,7 +14,7 @@ from domainwright.studies.study import MARK, StudySettings, plain, read_study
 STUDY_FILE = "study.yaml"
 OF_STUDY = (
     *("trials", "search", "lessons", "dataset", "plan.json", "verdict.json", "report.html"),
-    MANIFEST,
+    *("refine", "champion.json", MANIFEST),
 )
 OF_RUN = (
     "adapter",
@@ -25,6 +25,8 @@ OF_RUN = (
     "planned.json",
     "training.json",
     "set_aside.jsonl",
+    "refine",
+    "champion.json",
 )
 SAME_RESULT = (
     "train.micro_tokens",

@@ -22,12 +22,14 @@ from domainwright.studies._asked import as_asked, prompters_of
 from domainwright.studies._base import base_of
 from domainwright.studies._choice import strategies
 from domainwright.studies._folder import OF_RUN, STUDY_FILE, claim, ours
+from domainwright.studies._opened import open_adapter
 from domainwright.studies._shape import unwritten
 from domainwright.studies.data import prepare
 from domainwright.studies.decide import decide as run_study
 from domainwright.studies.judge import REFERENCE
 from domainwright.studies.plan import Plan, make_plan
 from domainwright.studies.records import StrategyResult, Training, Verdict, read_verdict
+from domainwright.studies.refine.champion import in_force
 from domainwright.studies.study import StudySettings, read_study, write_resolved
 from domainwright.studies.tune import Wanted, tune
 
@@ -253,6 +255,8 @@ def train_method(
 def load_run(folder: str | Path, strategy: str | None = None) -> Run:
     """A study's recommended strategy (or the one named), or a run of `train_method`.
 
+    Of an adapter that was refined, the one in force answers; see `studies.refine.champion`.
+
     Raises:
         DataError: the folder holds neither.
         UnknownName: the study has no such strategy, or it was not measured.
@@ -272,7 +276,8 @@ def load_run(folder: str | Path, strategy: str | None = None) -> Run:
             )
         study = read_study(folder / STUDY_FILE)
         base = base_of(study)
-        return Run(base, _adapter(base, folder / "adapter"), None, study.prompting, "adapter")
+        adapter = open_adapter(base, in_force(folder, "adapter"))
+        return Run(base, adapter, None, study.prompting, "adapter")
     raise DataError(
         f"{folder} holds no finished study and no run.",
         "give the folder of `dw decide` or `dw train`, such as runs/NAME.",
@@ -314,7 +319,7 @@ def _load(study: StudySettings, folder: Path, strategy: str) -> Run:
         strategy = strategy.replace("instructed", REFERENCE)
     for part in strategy.split("+"):
         if part in METHODS:
-            adapter = _adapter(base, folder / "trials" / part / "adapter")
+            adapter = open_adapter(base, in_force(folder, f"trials/{part}/adapter"))
             continue
         documents = [
             row
@@ -341,13 +346,3 @@ def _instruction(folder: Path, strategy: str) -> str | None:
         return None
     verdict = read_verdict(folder / "verdict.json")
     return next((r.note or "" for r in verdict.strategies if r.name == strategy), "")
-
-
-def _adapter(base: Base, folder: Path) -> Adapter:
-    from domainwright.methods import _head
-    from domainwright.methods._folders import method_of
-
-    if _head.has_head(folder):
-        return _head.load(base, folder)
-    adapter: Adapter = METHODS.get(method_of(folder)).load(base, folder)
-    return adapter

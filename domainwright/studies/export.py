@@ -18,6 +18,7 @@ from domainwright.studies._facts import measured
 from domainwright.studies._folder import STUDY_FILE
 from domainwright.studies.api import Run, load_run
 from domainwright.studies.records import read_verdict
+from domainwright.studies.refine.champion import in_force
 from domainwright.studies.study import read_study
 
 FORMS = ("merged", "peft")
@@ -90,7 +91,7 @@ def _merged(run: Path, loaded: Run, merge: str | None) -> Any:
             for name, weight in dequantised_parameters(loaded.base.hooks.linears):
                 base.model.get_parameter(name).copy_(weight)
         method = _method(run)
-        folder = run / "trials" / method / "adapter" if method else run / "adapter"
+        folder = in_force(run, f"trials/{method}/adapter" if method else "adapter")
         adapter = METHODS.get(adapter.method).load(base, folder)
     if isinstance(adapter, QloraAdapter):
         merged = adapter.merged_parameters(merge or MERGES[0])

@@ -7,7 +7,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from domainwright.core.artifacts import seal, sha256_json, write_atomic, write_json
+from domainwright.core.artifacts import read_manifest, seal, sha256_json, write_atomic, write_json
 from domainwright.core.config import as_mapping, from_mapping
 from domainwright.core.errors import DataError
 from domainwright.core.lock import lock
@@ -19,6 +19,7 @@ from domainwright.methods._head import HeadedAdapter
 from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow, encode_rows
 from domainwright.studies._labels import encoded_rows, labels_of
+from domainwright.studies._opened import open_adapter
 from domainwright.studies._replay import replay_rows
 from domainwright.studies.records import Planned, Training
 from domainwright.train import loop
@@ -82,6 +83,8 @@ class Wanted:
     """Watched losses of the untouched base, where they are known."""
     lessons: Path | None = None
     """Where what a teacher says is kept, for all runs of a study; None: in `folder`."""
+    begin: Path | None = None
+    """Adapter folder whose state the run goes on from; None: from the base."""
 
 
 def tune(
@@ -143,7 +146,11 @@ def _begin(wanted: Wanted, resume: bool, listen: Listener) -> _Begun:
     base, method, settings, seed = wanted.base, wanted.method, wanted.settings, wanted.seed
     kind = METHODS.get(method)
     labels = labels_of([*wanted.rows, *wanted.development], settings)
-    adapter = build(base, method, wanted.method_settings, seed, labels)
+    adapter = (
+        open_adapter(base, wanted.begin)
+        if wanted.begin
+        else build(base, method, wanted.method_settings, seed, labels)
+    )
     kept, aside, parents = _taught(wanted, listen)
     folder, longest = wanted.lessons or wanted.folder / "lessons", limit(base, settings)
     measured = [*wanted.general, *wanted.hidden]
@@ -156,7 +163,10 @@ def _begin(wanted: Wanted, resume: bool, listen: Listener) -> _Begun:
         base, lambda: build(base, method, wanted.method_settings, seed, labels), wish, total
     )
     write_json(wanted.folder / PLANNED, asdict(found.require()))
-    adapter.prepare(kept, seed)
+    if wanted.begin:
+        parents = parents | {"begin": read_manifest(wanted.begin, "adapter")["hash"]}
+    else:
+        adapter.prepare(kept, seed)
     chosen = {
         **as_mapping(settings),
         "steps": total,

@@ -23,7 +23,8 @@ from tests.studies.verdicts import verdict, with_hostile_text
 
 pytestmark = pytest.mark.usefixtures("quick")
 VERBS = [
-    ["decide"], ["plan"], ["train"], ["evaluate"], ["chat"], ["report"], ["export"], ["trace"],
+    ["decide"], ["plan"], ["train"], ["evaluate"], ["chat"], ["refine"],
+    ["report"], ["export"], ["trace"],
     ["data"], ["data", "show"], ["methods"], ["domains"], ["doctor"], [],
 ]  # fmt: skip
 HOSTILE = "[bold]x[/] [/red] :smile: 😀 \x1b[2J\x1b]0;title\x07 \x9b31m \r \u202e[link=http://x]y"

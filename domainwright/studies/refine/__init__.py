@@ -1,0 +1,1 @@
+"""A finished run made better: errors named, data proposed, a challenger trained and judged."""
