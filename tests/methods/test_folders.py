@@ -9,7 +9,7 @@ import torch
 from domainwright.core.errors import DataError
 from domainwright.methods import METHODS
 from domainwright.methods._folders import OF_PEFT, method_of
-from domainwright.studies.api import _adapter
+from domainwright.studies._opened import open_adapter
 from tests.methods.test_method_contract import family_of, logits, tuned
 from tests.methods.test_prompts import peft_logits
 from tests.tiny import tiny_base, tiny_model
@@ -41,7 +41,7 @@ def test_a_folder_of_peft_without_notes_of_ours_is_loaded_as_what_it_is(name, tm
     model.save_pretrained(tmp_path)
     assert method_of(tmp_path) == name
     base = tiny_base("llama")
-    adapter = _adapter(base, tmp_path)
+    adapter = open_adapter(base, tmp_path)
     assert adapter.method == name
     want = peft_logits(model, 3 if name in ("prompt", "ptuning") else 0)
     with adapter.attached():

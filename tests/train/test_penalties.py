@@ -240,5 +240,5 @@ def test_ewc_is_the_weighed_distance_of_the_weights(family, method):
 
 def test_ewc_without_general_text_is_refused():
     with pytest.raises(ConfigError, match="there is none") as caught:
-        TrainSettings(penalties={"ewc": {}})
+        TrainSettings(replay=None, penalties={"ewc": {}})
     assert "share of 0" in caught.value.fix
