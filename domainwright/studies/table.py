@@ -93,8 +93,14 @@ def _lines(heading: str) -> list[str]:
 
 
 def _name(words: str) -> str:
-    """Long names of combinations go on two lines."""
-    return words if len(words) <= NAME else words.replace("+", "+\n")
+    """Long names go on two lines, at a plus sign or after an underscore."""
+    if len(words) <= NAME:
+        return words
+    lines = list[str]()
+    for part in words.replace("+", "+\n").split("\n"):
+        cut = part.rfind("_", 0, NAME) + 1 if len(part.split(" ")[0]) > NAME else 0
+        lines += [part[:cut], part[cut:]] if cut else [part]
+    return "\n".join(lines)
 
 
 def _cell(words: str, place: int, chosen: bool) -> Text:
