@@ -1,6 +1,7 @@
 """What flows through the house: one frozen class per kind of row, and what was set aside."""
 
 from dataclasses import dataclass
+from typing import Protocol, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,19 @@ class Document(Row):
     text: str
 
 
+class Placed(Protocol):
+    """Whatever stands at a line of a file: a row, or a row as tokens."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def file(self) -> str: ...
+
+    @property
+    def line(self) -> int: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetAside:
     """A record that was not used, and why. One line of `set_aside.jsonl`."""
@@ -116,3 +130,8 @@ class SetAside:
     """A short registry-like word: "empty_answer", "not_json", "near_duplicate"."""
     detail: str
     """What was found, in words, with the offending value."""
+
+    @classmethod
+    def of(cls, row: Placed, reason: str, detail: str) -> Self:
+        """`row`, not used."""
+        return cls(file=row.file, line=row.line, id=row.id, reason=reason, detail=detail)

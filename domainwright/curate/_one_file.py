@@ -92,9 +92,7 @@ def read_file(
         total += 1
         if isinstance(made, Row) and made.id in first_line:
             detail = f"the id {made.id!r} was used on line {first_line[made.id]}"
-            made = SetAside(
-                file=made.file, line=made.line, id=made.id, reason="duplicate_id", detail=detail
-            )
+            made = SetAside.of(made, "duplicate_id", detail)
         if isinstance(made, SetAside):
             set_aside.append(made)
         else:

@@ -16,13 +16,7 @@ def without_placeholders(rows: list[Row]) -> tuple[list[Row], list[SetAside]]:
         return rows, []
     ids = {row.id for row in empty}
     aside = [
-        SetAside(
-            file=row.file,
-            line=row.line,
-            id=row.id,
-            reason="empty_answer",
-            detail=f"the answer {row.answer.strip()!r} is a placeholder",
-        )
+        SetAside.of(row, "empty_answer", f"the answer {row.answer.strip()!r} is a placeholder")
         for row in empty
     ]
     return [row for row in rows if row.id not in ids], aside

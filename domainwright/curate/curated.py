@@ -135,7 +135,7 @@ def write_curated(
                 if copy is not None:
                     copied.append(_copy(row, copy, shop.row(copy.of)))
                 elif number in out:
-                    copied.append(_entry(row, "select", *out[number]))
+                    copied.append(dropped_line(row, "select", *out[number]))
                 else:
                     kept.append(row)
                 number += 1
@@ -194,10 +194,10 @@ def explain(folder: Path, row: str) -> list[dict[str, Any]]:
 
 def _copy(row: Row, copy: Copy, original: Row) -> dict[str, Any]:
     same = f"{copy.detail}: {original.id!r} ({original.file}, line {original.line})"
-    return _entry(row, "copies", copy.reason, same)
+    return dropped_line(row, "copies", copy.reason, same)
 
 
-def _entry(row: Row, name: str, reason: str, detail: str) -> dict[str, Any]:
+def dropped_line(row: Row, name: str, reason: str, detail: str) -> dict[str, Any]:
     """One line of dropped.jsonl."""
     return {
         "file": row.file,

@@ -20,11 +20,7 @@ def drop_duplicates(rows: Sequence[Row]) -> tuple[list[Row], list[SetAside]]:
             kept.append(row)
             continue
         detail = f"the same as {original.id!r} ({original.file}, line {original.line})"
-        aside.append(
-            SetAside(
-                file=row.file, line=row.line, id=row.id, reason="exact_duplicate", detail=detail
-            )
-        )
+        aside.append(SetAside.of(row, "exact_duplicate", detail))
     return kept, aside
 
 

@@ -90,13 +90,7 @@ def remove_leaks(train: Sequence[Row], report: OverlapReport) -> tuple[list[Row]
     for leak in report.leaks:
         leaks[leak.train].append(leak)
     aside = [
-        SetAside(
-            file=row.file,
-            line=row.line,
-            id=row.id,
-            reason="leaks_into_test",
-            detail=_summary(leaks[row.id]),
-        )
+        SetAside.of(row, "leaks_into_test", _summary(leaks[row.id]))
         for row in train
         if row.id in leaks
     ]

@@ -28,7 +28,7 @@ from domainwright.curate._one_file import Stream
 from domainwright.curate._pick import check_without_base, unpicked
 from domainwright.curate._unread import dropped_unread
 from domainwright.curate.copies import Copy, copies
-from domainwright.curate.curated import KIND, Curated, write_curated
+from domainwright.curate.curated import KIND, Curated, dropped_line, write_curated
 from domainwright.curate.filters import Sample
 from domainwright.curate.judge import Judge, Outcome, bulk_language
 from domainwright.curate.preset import chosen, described, preset
@@ -206,7 +206,7 @@ def _judged(
         outcome = judge(item)
         if outcome.dropped is not None:
             name, drop = outcome.dropped
-            dropped.append(_entry(item, name, drop.reason, drop.detail))
+            dropped.append(dropped_line(item, name, drop.reason, drop.detail))
             continue
         rows.append(outcome.row)
         changed += _changes(item, outcome)
@@ -217,18 +217,6 @@ def _judged(
     return rows, Piece(
         records=len(items), dropped=dropped, changed=changed, secrets=secrets, kinds=kinds
     )
-
-
-def _entry(row: Row, name: str, reason: str, detail: str) -> dict[str, Any]:
-    """One line of dropped.jsonl."""
-    return {
-        "file": row.file,
-        "line": row.line,
-        "id": row.id,
-        "filter": name,
-        "reason": reason,
-        "detail": detail,
-    }
 
 
 def _changes(row: Row, outcome: Outcome) -> list[dict[str, Any]]:

@@ -75,7 +75,7 @@ def select(
             "choose by another method, such as k_center.",
         )
     out = left_out(wanted, chosen, len(rows))
-    aside = [_aside(rows[n], *why) for n, why in out.items()]
+    aside = [SetAside.of(rows[n], *why) for n, why in out.items()]
     return [row for n, row in enumerate(rows) if n not in out], aside
 
 
@@ -94,7 +94,3 @@ def left_out(wanted: SelectSettings, chosen: Chosen, count: int) -> dict[int, tu
     kept = set(chosen.rows)
     other = (NOT_SELECTED, f"{wanted.method} chose {len(kept):,} other rows")
     return {row: chosen.refused.get(row, other) for row in range(count) if row not in kept}
-
-
-def _aside(row: Row, reason: str, detail: str) -> SetAside:
-    return SetAside(file=row.file, line=row.line, id=row.id, reason=reason, detail=detail)

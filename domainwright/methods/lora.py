@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -224,14 +224,12 @@ class Lora:
             DataError: another base, a missing or surplus tensor, or a LoRA variant that this
                 method does not compute.
         """
-        return load(base, folder, cls.Settings, cls.Adapter)
+        return _load(base, folder, cls.Settings, cls.Adapter)
 
 
-S = TypeVar("S", bound=LoraSettings)
-A = TypeVar("A", bound=LoraAdapter)
-
-
-def load(base: Base, folder: Path, settings_of: type[S], adapter_of: type[A]) -> A:
+def _load(
+    base: Base, folder: Path, settings_of: type[LoraSettings], adapter_of: type[LoraAdapter]
+) -> LoraAdapter:
     """An adapter of the LoRA family; `adapter_of` says which."""
     config, tensors, noted = _peft_format.read(folder)
     _peft_format.check_base(noted, base.sha256, base.source.name, folder)

@@ -26,7 +26,7 @@ Dimension key: P rows, L layers, H width of the network, K key/value heads, h he
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -267,14 +267,12 @@ class Prefix:
         Raises:
             DataError: another base, another type, a tensor of another shape, another network.
         """
-        return load(base, folder, cls.Settings, cls.Adapter)
+        return _load(base, folder, cls.Settings, cls.Adapter)
 
 
-S = TypeVar("S", bound=PrefixSettings)
-A = TypeVar("A", bound=PrefixAdapter)
-
-
-def load(base: Base, folder: Path, settings_of: type[S], adapter_of: type[A]) -> A:
+def _load(
+    base: Base, folder: Path, settings_of: type[PrefixSettings], adapter_of: type[PrefixAdapter]
+) -> PrefixAdapter:
     """An adapter of prefix's kin; `adapter_of` says which."""
     config, tensors, noted = _peft_format.read(folder)
     _peft_format.check_base(noted, base.sha256, base.source.name, folder)

@@ -1,7 +1,6 @@
 """Asking the test items and measuring what was retained, each at most once a study."""
 
-import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,11 @@ from domainwright.core.progress import Listener
 from domainwright.core.records import Choice, Row, Text
 from domainwright.curate.read import read_all
 from domainwright.evaluate.records import Item
-from domainwright.evaluate.retained import Retained, Suite, measure, shipped_suite
+from domainwright.evaluate.retained import Retained, Suite, shipped_suite
 from domainwright.models.base import Base
-from domainwright.models.forms import Prompt
 from domainwright.prompting import PROMPTINGS
 from domainwright.studies._asked import Prompters
-from domainwright.studies._scorecards import read_items, write_items
+from domainwright.studies._scorecards import Asking, read_items, retained
 from domainwright.studies.data import StudyData
 from domainwright.studies.records import Example, Reply
 from domainwright.studies.study import StudySettings
@@ -76,25 +74,15 @@ class Exam:
         folder = self.folder / "trials" / name / part
         if found := read_items(folder, parents, "items.jsonl") if self.resume else None:
             return found
-        prompter = self.prompters.get(prompting)
-        begun = time.perf_counter()
-        prompts: list[Prompt] = [prompter.prompt(row) for row in self.rows]
-        # Finding examples and passages is part of answering.
-        search = (time.perf_counter() - begun) / len(self.rows)
-        items = [
-            replace(item, seconds=item.seconds + search)
-            for item in self.task.run(
-                self.base,
-                self.rows,
-                prompts,
-                decide_by=self.score,
-                new_tokens=self.new_tokens,
-                listen=self.listen,
-                stage=name,
-            )
-        ]
-        write_items(folder, "scorecard", {"items.jsonl": items}, parents)
-        return items
+        asking = Asking(
+            base=self.base,
+            task=self.task,
+            score=self.score,
+            new_tokens=self.new_tokens,
+            listen=self.listen,
+        )
+        prompt = self.prompters.get(prompting).prompt
+        return asking.answered(self.rows, prompt, folder, parents, name)
 
     def examples(self) -> list[Example]:
         """The first test items, as every strategy answered them."""
@@ -122,22 +110,9 @@ class Exam:
 
     def retained(self, name: str, context: Any, adapter_hash: str = "") -> Retained:
         """What `context` makes of the base, on the retention suite."""
-        suite = sha256_json(
-            [[asdict(r) for r in rows] for rows in (self.suite.texts, self.suite.choices)]
-        )
-        parents = {"base": self.base.sha256, "suite": suite, "adapter": adapter_hash}
-        folder = self.folder / "trials" / name / "retention"
         # Also without --resume: lora and lora+rag share one adapter, measured once.
-        texts = read_items(folder, parents, "texts.jsonl")
-        choices = read_items(folder, parents, "choices.jsonl")
-        if texts and choices:
-            return Retained(tuple(texts), tuple(choices))
-        with context:
-            now = measure(self.base, self.suite, listen=self.listen, stage=f"retention {name}")
-        write_items(
-            folder, "retention", {"texts.jsonl": now.texts, "choices.jsonl": now.choices}, parents
-        )
-        return now
+        folders = [self.folder / "trials" / name / "retention"]
+        return retained(self.base, self.suite, adapter_hash, context, folders, self.listen, name)
 
 
 def suite_of(study: StudySettings) -> Suite:

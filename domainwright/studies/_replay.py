@@ -85,13 +85,7 @@ def _from_file(
     encoded = encode_rows(base.template, kept, longest)
     cut = {r.id for r in encoded if r.cut}
     aside += [
-        SetAside(
-            file=row.file,
-            line=row.line,
-            id=row.id,
-            reason="replay_too_long",
-            detail=f"a conversation beyond {longest} tokens",
-        )
+        SetAside.of(row, "replay_too_long", f"a conversation beyond {longest} tokens")
         for row in kept
         if row.id in cut
     ]

@@ -1,14 +1,90 @@
 """Marked items on disk: written once, read back when nothing they depend on has changed."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from domainwright.core.artifacts import read_manifest, write_folder
+from domainwright.core.artifacts import read_manifest, sha256_json, write_folder
 from domainwright.core.errors import DataError
+from domainwright.core.progress import Listener
+from domainwright.core.records import Row
 from domainwright.evaluate.records import Item, Mark
+from domainwright.evaluate.retained import Retained, Suite, measure
+from domainwright.models.base import Base
+from domainwright.models.forms import Prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """How rows are answered and marked; with the prompts, all that an item depends on."""
+
+    base: Base
+    task: Any
+    """Of `evaluate.tasks`."""
+    score: str
+    new_tokens: int
+    listen: Listener
+
+    def answered(
+        self,
+        rows: Sequence[Row],
+        prompt: Callable[[Row], Prompt],
+        folder: Path,
+        parents: Mapping[str, str],
+        stage: str,
+    ) -> list[Item]:
+        """The marked items of `rows`, kept in `folder`."""
+        begun = time.perf_counter()
+        prompts = [prompt(row) for row in rows]
+        # Finding examples and passages is part of answering.
+        search = (time.perf_counter() - begun) / len(rows)
+        items = [
+            replace(item, seconds=item.seconds + search)
+            for item in self.task.run(
+                self.base,
+                rows,
+                prompts,
+                decide_by=self.score,
+                new_tokens=self.new_tokens,
+                listen=self.listen,
+                stage=stage,
+            )
+        ]
+        write_items(folder, "scorecard", {"items.jsonl": items}, parents)
+        return items
+
+
+def retained(
+    base: Base,
+    suite: Suite,
+    adapter_hash: str,
+    context: AbstractContextManager[Any],
+    folders: Sequence[Path],
+    listen: Listener,
+    stage: str,
+) -> Retained:
+    """What `context` makes of the base, on the retention suite; measured at most once.
+
+    Args:
+        adapter_hash: "" for the bare base.
+        folders: where it may have been kept; it is written into the last.
+    """
+    asked = sha256_json([[asdict(r) for r in rows] for rows in (suite.texts, suite.choices)])
+    parents = {"base": base.sha256, "suite": asked, "adapter": adapter_hash}
+    for folder in folders:
+        texts = read_items(folder, parents, "texts.jsonl")
+        choices = read_items(folder, parents, "choices.jsonl")
+        if texts and choices:
+            return Retained(tuple(texts), tuple(choices))
+    with context:
+        now = measure(base, suite, listen=listen, stage=f"retention {stage}")
+    files = {"texts.jsonl": now.texts, "choices.jsonl": now.choices}
+    write_items(folders[-1], "retention", files, parents)
+    return now
 
 
 def write_items(

@@ -192,7 +192,9 @@ def as_conversations(rows: Sequence[Row]) -> tuple[list[Row], list[SetAside]]:
             kept.append(_chat(row, row.prompt, row.reply))
         elif isinstance(row, Rated):
             aside.append(
-                _aside(row, "not_wanted", "the reply is rated as not wanted: it is not imitated")
+                SetAside.of(
+                    row, "not_wanted", "the reply is rated as not wanted: it is not imitated"
+                )
             )
         else:
             kept.append(row)
@@ -215,14 +217,10 @@ def _shared(rows: list[Row], entry: str | dict, seed: int) -> tuple[list[Row], l
     kept = [row for row in rows if share(seed, f"share {row.group}") < wanted]
     kept_ids = {row.id for row in kept}
     return kept, [
-        _aside(row, "not_in_share", f"the study uses {wanted:.0%} of this file")
+        SetAside.of(row, "not_in_share", f"the study uses {wanted:.0%} of this file")
         for row in rows
         if row.id not in kept_ids
     ]
-
-
-def _aside(row: Row, reason: str, detail: str) -> SetAside:
-    return SetAside(file=row.file, line=row.line, id=row.id, reason=reason, detail=detail)
 
 
 def _chat(row: Row, prompt: Sequence[Message], reply: str) -> Chat:

@@ -123,7 +123,7 @@ def make_plan(
     mean_tokens = sum(len(r.ids) for r in encoded) / max(1, len(encoded))
     answers = data.task == "answers"
     chats = [r for r in train[:400] if isinstance(r, Chat)]
-    new_tokens = study.evaluate.new_tokens or (_needed(base, chats) if answers else 0)
+    new_tokens = study.evaluate.new_tokens or (answer_tokens(base, chats) if answers else 0)
     read, write = _rates(base, [r.ids for r in encoded[:24]], answers)
     retention = RETENTION_TOKENS / read
     searching = _searching_seconds(strategies, data, read)
@@ -273,7 +273,7 @@ def _strategies(
     return tuple(found)
 
 
-def _needed(base: Base, rows: Sequence[Chat]) -> int:
+def answer_tokens(base: Base, rows: Sequence[Chat]) -> int:
     """Tokens that 95 % of the answers fit into and half as many more, at most ANSWER_TOKENS.
 
     A model that has not seen the house style needs more words for the same facts.

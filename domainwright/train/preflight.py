@@ -45,13 +45,10 @@ def _without_cut(
             "those rows out.",
         )
     aside = [
-        SetAside(
-            file=row.file,
-            line=row.line,
-            id=row.id,
-            reason="answer_cut",
-            detail=f"{row.cut} of {len(row.ids) + row.cut} tokens lie beyond the limit of "
-            f"{max_tokens}",
+        SetAside.of(
+            row,
+            "answer_cut",
+            f"{row.cut} of {len(row.ids) + row.cut} tokens lie beyond the limit of {max_tokens}",
         )
         for row in cut
     ]

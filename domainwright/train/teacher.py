@@ -275,11 +275,7 @@ def dictated(
             messages = (*row.messages[:-1], Message("assistant", one["text"]))
             kept.append(replace(row, messages=messages))
         else:
-            aside.append(
-                SetAside(
-                    file=row.file, line=row.line, id=row.id, reason=one["why"], detail=one["text"]
-                )
-            )
+            aside.append(SetAside.of(row, one["why"], one["text"]))
     if not kept:
         raise DataError(
             f"The teacher {teacher.name!r} gave no answer that could be used, for {len(aside)} "

@@ -270,6 +270,8 @@ def test_the_challenger_neither_learns_nor_watches_the_judging_half(answers, mon
     assert looked <= {row.id for row in wanted.development} <= {row.id for row in data.dev}
     assert {row.id for row in wanted.rows} <= {row.id for row in data.train}
     assert len(wanted.rows) == 20 and wanted.begin == answers / OWN
+    # A file that is replayed must not give the test away.
+    assert {row.id for row in wanted.hidden} == {row.id for row in data.test} != set()
 
 
 def test_an_unfinished_round(answers, monkeypatch, tmp_path):

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
-from domainwright.core.records import Document, Provenance, Row
+from domainwright.core.records import Chat, Document, Message, Provenance, Row
 from domainwright.core.registry import Folder
 
 
@@ -90,4 +90,18 @@ def provenance(source: str, op: str, tools: Tools, *, written: bool) -> Provenan
         model=tools.model if written else None,
         seed=tools.seed,
         filters=(),
+    )
+
+
+def written(source: Row, id: str, made: Provenance, question: str, answer: str) -> Chat:
+    """A conversation that a writer made of `source`, in its group."""
+    return Chat(
+        id=id,
+        group=source.group,
+        file=source.file,
+        line=source.line,
+        date=source.date,
+        topic=source.topic,
+        provenance=made,
+        messages=(Message("user", question), Message("assistant", answer)),
     )

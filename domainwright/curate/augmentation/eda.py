@@ -28,7 +28,6 @@ from domainwright.curate._protected import protected
 from domainwright.curate.augmentation import AUGMENTATIONS, Made, Tools, provenance
 from domainwright.maths.minhash import words as words_of
 
-OPERATIONS = ("synonyms", "insertion", "swap", "deletion")
 _FEWEST_GROUPS = 3
 _WORD = re.compile(r"\S+")
 _LETTERS = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
@@ -68,8 +67,9 @@ class Eda:
         rng = generator(tools.seed, "eda", row.id, number)
         # The first operation differs from row to row, so that one copy each tries them all.
         first = derive(tools.seed, "eda", row.id) + number
-        for turn in range(len(OPERATIONS)):
-            name = OPERATIONS[(first + turn) % len(OPERATIONS)]
+        names = list(_APPLY)
+        for turn in range(len(names)):
+            name = names[(first + turn) % len(names)]
             after = changed(before, name, self.alpha, tools, rng, common)
             if after not in texts:
                 made = provenance(row.id, f"eda {name}", tools, written=False)
@@ -119,83 +119,79 @@ def changed(
     free = [n for n, word in enumerate(words) if not any(fixed[word.start() : word.end()])]
     gaps = [text[a.end() : b.start()] for a, b in pairwise(words)]
     found = [word.group() for word in words]
-    count = max(1, int(alpha * len(found)))
-    # Without punctuation: a comma that moves or goes changes more than a word.
-    plain = [n for n in free if _LETTERS.fullmatch(found[n]) and common >= {*words_of(found[n])}]
-    known = [n for n in free if _others(found[n], tools)]
-    _APPLY[name](found, plain, known, count, tools, rng)
-    if not words or found == [word.group() for word in words]:
+    draft = _Draft(
+        words=list(found),
+        # Without punctuation: a comma that moves or goes changes more than a word.
+        plain=[n for n in free if _LETTERS.fullmatch(found[n]) and common >= {*words_of(found[n])}],
+        known=[n for n in free if _others(found[n], tools)],
+        count=max(1, int(alpha * len(found))),
+        tools=tools,
+        rng=rng,
+    )
+    _APPLY[name](draft)
+    if not words or draft.words == found:
         return text
     # An operation leaves "" where a word went; its gap goes with it.
     whole = [
         part
-        for word, gap in zip(found, [*gaps, ""], strict=True)
+        for word, gap in zip(draft.words, [*gaps, ""], strict=True)
         for part in ((word, gap) if word else ())
     ]
     changed = text[: words[0].start()] + "".join(whole).rstrip() + text[words[-1].end() :]
     return changed if changed.strip() else text
 
 
-def _draw(items: Sequence[int], count: int, rng: np.random.Generator) -> list[int]:
-    return [items[i] for i in rng.permutation(len(items))[:count]]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Draft:
+    """The words of a text while an operation changes them in place."""
+
+    words: list[str]
+    plain: list[int]
+    """Places of those that may move or go."""
+    known: list[int]
+    """Places of those that have synonyms."""
+    count: int
+    """Words to change."""
+    tools: Tools
+    rng: np.random.Generator
+
+    def draw(self, places: Sequence[int], count: int) -> list[int]:
+        return [places[i] for i in self.rng.permutation(len(places))[:count]]
+
+    def other(self, place: int) -> str:
+        """A synonym of the word there."""
+        others = _others(self.words[place], self.tools)
+        return others[int(self.rng.integers(len(others)))]
 
 
-def _replace(
-    words: list[str],
-    plain: list[int],
-    known: list[int],
-    count: int,
-    tools: Tools,
-    rng: np.random.Generator,
-) -> None:
-    for n in _draw(known, count, rng):
-        other = _drawn_other(words[n], tools, rng)
-        words[n] = _LETTERS.sub(partial(_like, other), words[n], count=1)
+def _replace(draft: _Draft) -> None:
+    for n in draft.draw(draft.known, draft.count):
+        other = draft.other(n)
+        draft.words[n] = _LETTERS.sub(partial(_like, other), draft.words[n], count=1)
 
 
-def _insert(
-    words: list[str],
-    plain: list[int],
-    known: list[int],
-    count: int,
-    tools: Tools,
-    rng: np.random.Generator,
-) -> None:
-    if known:
+def _insert(draft: _Draft) -> None:
+    if known := draft.known:
         others = [
-            _drawn_other(words[known[int(rng.integers(len(known)))]], tools, rng)
-            for _ in range(count)
+            draft.other(known[int(draft.rng.integers(len(known)))]) for _ in range(draft.count)
         ]
-        for n, other in zip(_draw(plain, count, rng), others, strict=False):
-            words[n] = f"{words[n]} {other}"
+        for n, other in zip(draft.draw(draft.plain, draft.count), others, strict=False):
+            draft.words[n] = f"{draft.words[n]} {other}"
 
 
-def _swap(
-    words: list[str],
-    plain: list[int],
-    known: list[int],
-    count: int,
-    tools: Tools,
-    rng: np.random.Generator,
-) -> None:
+def _swap(draft: _Draft) -> None:
+    words, plain = draft.words, draft.plain
     pairs = [n for n in plain if n + 1 in plain and words[n].lower() != words[n + 1].lower()]
     taken = set[int]()
-    for n in _draw(pairs, len(pairs), rng):
-        if len(taken) < 2 * count and not {n, n + 1} & taken:
+    for n in draft.draw(pairs, len(pairs)):
+        if len(taken) < 2 * draft.count and not {n, n + 1} & taken:
             words[n], words[n + 1] = words[n + 1], words[n]
             taken |= {n, n + 1}
 
 
-def _delete(
-    words: list[str],
-    plain: list[int],
-    known: list[int],
-    count: int,
-    tools: Tools,
-    rng: np.random.Generator,
-) -> None:
-    for n in _draw(plain, min(count, len(words) // 2), rng):
-        words[n] = ""
+def _delete(draft: _Draft) -> None:
+    for n in draft.draw(draft.plain, min(draft.count, len(draft.words) // 2)):
+        draft.words[n] = ""
 
 
 def _others(word: str, tools: Tools) -> Sequence[str]:
@@ -203,20 +199,14 @@ def _others(word: str, tools: Tools) -> Sequence[str]:
     return tools.synonyms.get(letters.group().lower(), ()) if letters else ()
 
 
-def _drawn_other(word: str, tools: Tools, rng: np.random.Generator) -> str:
-    others = _others(word, tools)
-    return others[int(rng.integers(len(others)))]
-
-
 def _like(word: str, old: re.Match[str]) -> str:
     """The word with the old one's capital."""
     return word.capitalize() if old.group()[0].isupper() else word
 
 
-_APPLY: dict[str, Callable[..., None]] = {
+_APPLY: dict[str, Callable[[_Draft], None]] = {
     "synonyms": _replace,
     "insertion": _insert,
     "swap": _swap,
     "deletion": _delete,
 }
-"""Each changes the list of words in place; `plain` may move or go, `known` have synonyms."""

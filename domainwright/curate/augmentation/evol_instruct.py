@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from domainwright.core.records import Chat, Message, Row
-from domainwright.curate.augmentation import AUGMENTATIONS, Made, Tools, provenance
+from domainwright.core.records import Chat, Row
+from domainwright.curate.augmentation import AUGMENTATIONS, Made, Tools, provenance, written
 from domainwright.curate.augmentation.eda import asked
 from domainwright.curate.augmentation.paraphrase import plain
 
@@ -71,14 +71,6 @@ def _made(row: Row, id: str, name: str, question: str, answer: str, tools: Tools
         fault = ("refusal", f"the answer begins {found.group()!r}")
     if fault:
         return Made(source=row, id=id, row=None, before=asked(row), fault=fault)
-    new = Chat(
-        id=id,
-        group=row.group,
-        file=row.file,
-        line=row.line,
-        date=row.date,
-        topic=row.topic,
-        provenance=provenance(row.id, f"evol_instruct {name}", tools, written=True),
-        messages=(Message("user", question), Message("assistant", answer)),
-    )
+    made = provenance(row.id, f"evol_instruct {name}", tools, written=True)
+    new = written(row, id, made, question, answer)
     return Made(source=row, id=id, row=new, before=asked(row), after=question)

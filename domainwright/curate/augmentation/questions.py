@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from domainwright.core.errors import ConfigError
-from domainwright.core.records import Chat, Document, Message, Row
-from domainwright.curate.augmentation import AUGMENTATIONS, Made, Tools, provenance
+from domainwright.core.records import Chat, Document, Row
+from domainwright.curate.augmentation import AUGMENTATIONS, Made, Tools, provenance, written
 from domainwright.curate.augmentation.paraphrase import plain
 
 ABOUT = (
@@ -106,14 +106,6 @@ def _made(
     if found := _ABOUT_THE_TEXT.search(question):
         fault = ("unclear_question", f"asks about {found.group()!r}, which nobody else sees")
         return Made(source=document, id=id, row=None, before=passage, fault=fault)
-    row = Chat(
-        id=id,
-        group=document.group,
-        file=document.file,
-        line=document.line,
-        date=document.date,
-        topic=document.topic,
-        provenance=provenance(document.id, "questions", tools, written=True),
-        messages=(Message("user", question), Message("assistant", answer)),
-    )
+    made = provenance(document.id, "questions", tools, written=True)
+    row = written(document, id, made, question, answer)
     return Made(source=document, id=id, row=row, before=passage, after=f"{question}\n{answer}")

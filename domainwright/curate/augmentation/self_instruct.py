@@ -9,15 +9,15 @@ Source: Wang et al. 2023 (Self-Instruct), arXiv:2212.10560, section 2.2.
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
 
-from domainwright.core.records import Chat, Message, Row
+from domainwright.core.records import Chat, Row
 from domainwright.core.seeds import generator
-from domainwright.curate.augmentation import AUGMENTATIONS, Made, Tools, provenance
+from domainwright.curate.augmentation import AUGMENTATIONS, Made, Tools, provenance, written
 from domainwright.curate.augmentation.eda import asked
 from domainwright.curate.augmentation.paraphrase import plain
 from domainwright.maths.minhash import words
@@ -149,14 +149,8 @@ def _made(
         fault = ("echo", "the answer repeats the task")
     if fault is not None:
         return Made(source=first, id=id, row=None, fault=fault)
-    row = Chat(
-        id=id,
-        group=id,
-        file=first.file,
-        line=first.line,
-        provenance=provenance(
-            " ".join(row.id for row in sources), "self_instruct", tools, written=True
-        ),
-        messages=(Message("user", task), Message("assistant", answer)),
-    )
+    shown = " ".join(row.id for row in sources)
+    new = written(first, id, provenance(shown, "self_instruct", tools, written=True), task, answer)
+    # A task of its own: it has neither the group nor the subject of any that was shown.
+    row = replace(new, group=id, date=None, topic=None)
     return Made(source=first, id=id, row=row, after=task)

@@ -80,6 +80,7 @@ class Ring:
             memory_gb=study.budget.memory_gb,
             lessons=source.folder / "lessons",
             begin=source.adapter,
+            hidden=source.data.split.test,
         )
         return tune(wanted, resume=resume, listen=source.listen, stop=stop)
 

@@ -111,13 +111,11 @@ def choose(
             chosen.append(Chosen(rows[n], k, float(cosine_N[n])))
     kept = {one.row.id for one in chosen}
     aside = [
-        SetAside(
-            file=row.file,
-            line=row.line,
-            id=row.id,
-            reason="not_selected",
-            detail=f"cosine {cosine:.2f} with the nearest error; {len(kept)} other rows are "
-            "nearer or less alike",
+        SetAside.of(
+            row,
+            "not_selected",
+            f"cosine {cosine:.2f} with the nearest error; {len(kept)} other rows are nearer or "
+            "less alike",
         )
         for row, cosine in zip(rows, cosine_N, strict=True)
         if row.id not in kept
@@ -168,9 +166,5 @@ def _not_trained(rows: Sequence[Row], train: Sequence[Row]) -> tuple[list[Row], 
             kept.append(row)
             continue
         detail = f"the same as the training row {same!r}"
-        aside.append(
-            SetAside(
-                file=row.file, line=row.line, id=row.id, reason="already_trained", detail=detail
-            )
-        )
+        aside.append(SetAside.of(row, "already_trained", detail))
     return kept, aside

@@ -3,8 +3,8 @@
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from domainwright.curate.dataset import read_dataset
 from domainwright.curate.read import read_all
 from domainwright.curate.split import Split
 from domainwright.evaluate.records import Item
-from domainwright.evaluate.retained import Retained, Suite, measure
+from domainwright.evaluate.retained import Retained, Suite
 from domainwright.evaluate.tasks import TASKS
 from domainwright.methods._adapter import Adapter
 from domainwright.methods._folders import method_of
@@ -25,10 +25,10 @@ from domainwright.prompting._sources import ask
 from domainwright.studies._choice import parts, score_name, strategies
 from domainwright.studies._exam import suite_of
 from domainwright.studies._folder import STUDY_FILE, ours
-from domainwright.studies._scorecards import read_items, write_items
+from domainwright.studies._scorecards import Asking, read_items, retained
 from domainwright.studies.api import Run, load_run
 from domainwright.studies.data import TASK_OF, StudyData
-from domainwright.studies.plan import _needed
+from domainwright.studies.plan import answer_tokens
 from domainwright.studies.records import Training, Verdict, read_verdict
 from domainwright.studies.refine.champion import in_force
 from domainwright.studies.study import StudySettings, read_study
@@ -81,7 +81,7 @@ class Source:
         if plan.is_file():
             return int(json.loads(plan.read_text(encoding="utf-8"))["new_tokens"])
         rows = [r for r in self.data.split.train[:400] if isinstance(r, Chat)]
-        return _needed(self.run.base, rows)
+        return answer_tokens(self.run.base, rows)
 
     @cached_property
     def suite(self) -> Suite:
@@ -116,19 +116,16 @@ class Source:
         if found := read_items(place, parents, "items.jsonl"):
             return found
         prompter: Any = run.prompter
-        prompts = [prompter.prompt(r) if prompter else ask(r, run.settings) for r in rows]
+        asking = Asking(
+            base=run.base,
+            task=self.task,
+            score=self.score,
+            new_tokens=self.new_tokens,
+            listen=self.listen,
+        )
+        prompt = prompter.prompt if prompter else partial(ask, settings=run.settings)
         with adapter.attached():
-            items: list[Item] = self.task.run(
-                run.base,
-                rows,
-                prompts,
-                decide_by=self.score,
-                new_tokens=self.new_tokens,
-                listen=self.listen,
-                stage=stage,
-            )
-        write_items(place, "scorecard", {"items.jsonl": items}, parents)
-        return items
+            return asking.answered(rows, prompt, place, parents, stage)
 
     def retained(
         self, adapter: Adapter | None, digest: str, places: Sequence[Path], stage: str
@@ -138,25 +135,9 @@ class Source:
         Args:
             places: folders in which it may have been kept; the last is written where it was not.
         """
-        # As `_exam` names it: what the study measured is not measured again.
-        suite = sha256_json(
-            [[asdict(r) for r in rows] for rows in (self.suite.texts, self.suite.choices)]
-        )
-        parents = {"base": self.run.base.sha256, "suite": suite, "adapter": digest}
-        for place in places:
-            texts = read_items(place, parents, "texts.jsonl")
-            choices = read_items(place, parents, "choices.jsonl")
-            if texts and choices:
-                return Retained(tuple(texts), tuple(choices))
-        with adapter.attached() if adapter else nullcontext():
-            now = measure(self.run.base, self.suite, listen=self.listen, stage=f"retention {stage}")
-        write_items(
-            places[-1],
-            "retention",
-            {"texts.jsonl": now.texts, "choices.jsonl": now.choices},
-            parents,
-        )
-        return now
+        context = adapter.attached() if adapter else nullcontext()
+        base = self.run.base
+        return retained(base, self.suite, digest, context, places, self.listen, stage)
 
 
 def open_source(folder: Path, strategy: str | None, listen: Listener) -> Source:

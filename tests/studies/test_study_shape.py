@@ -8,7 +8,6 @@ from domainwright.core.errors import ConfigError, DataError
 from domainwright.core.progress import quiet
 from domainwright.core.records import Choice
 from domainwright.curate.dataset import read_dataset
-from domainwright.evaluate.retained import Suite, shipped_suite
 from domainwright.studies._evidence import losses
 from domainwright.studies.ablation import advice, gain
 from domainwright.studies.api import decide, plan
@@ -16,19 +15,6 @@ from domainwright.studies.data import prepare
 from domainwright.studies.study import read_study
 from tests.studies import world
 from tests.tiny import chat, tiny_base
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return world.save_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    whole = shipped_suite()
-    small = Suite(whole.texts[:6], whole.choices[:8])
-    for place in ("_exam", "api"):
-        monkeypatch.setattr(f"domainwright.studies.{place}.shipped_suite", lambda: small)
 
 
 def prepared(folder, base, rows=None, **data):
