@@ -14,7 +14,13 @@ from domainwright.methods._adapter import Adapter
 from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow
 from domainwright.train.memory import MARGIN, budget_mib, largest_pass
-from domainwright.train.order import micro_batches, replayed_in_step, rows_of_step
+from domainwright.train.order import (
+    micro_batches,
+    passes_of,
+    replayed_in_step,
+    rows_of_step,
+    tokens_of,
+)
 from domainwright.train.probe import Costs, probe, work
 from domainwright.train.settings import TrainSettings
 
@@ -109,13 +115,13 @@ def measure(base: Base, build: Callable[[], Adapter], wish: Wish) -> tuple[Costs
 def per_step(base: Base, wish: Wish, costs: Costs, steps: int = STEPS) -> tuple[float, int]:
     """(seconds of a mean step, tokens of the largest pass)."""
     seconds, largest = 0.0, 0
-    counted, micro = min(steps, STEPS), passes_of(base, wish, costs)
+    counted, micro = min(steps, STEPS), pass_tokens(base, wish, costs)
     for step in range(counted):
         rows = rows_of_step(wish.rows, wish.settings.batch, wish.seed, step)
         general = wish.general(step)
-        groups = [*micro_batches(rows, micro), *micro_batches(general, micro)]
-        largest = max(largest, *(sum(len(r.ids) for r in g) for g in groups))
-        seconds += costs.seconds(len(groups), work(base, [*rows, *general]))
+        passes = passes_of(rows, general, micro)
+        largest = max(largest, *(tokens_of([*own, *more]) for own, more in passes))
+        seconds += costs.seconds(len(passes), work(base, [*rows, *general]))
     return seconds / counted, largest
 
 
@@ -123,7 +129,7 @@ def decide(base: Base, wish: Wish, costs: Costs, steps: int, recompute: bool) ->
     """The run of `steps` steps at these costs."""
     settings = wish.settings
     most, needed = _most(base, wish, costs), _needed(wish)
-    micro = passes_of(base, wish, costs)
+    micro = pass_tokens(base, wish, costs)
     mean, largest = per_step(base, wish, costs, steps)
     read = [sum(len(r.ids) for r in g) for g in micro_batches(wish.watched, micro)]
     peak = costs.peak_mib(largest, max(read, default=0))
@@ -145,7 +151,7 @@ def decide(base: Base, wish: Wish, costs: Costs, steps: int, recompute: bool) ->
     )
 
 
-def passes_of(base: Base, wish: Wish, costs: Costs) -> int:
+def pass_tokens(base: Base, wish: Wish, costs: Costs) -> int:
     """Tokens of a pass: what is asked for, else as many as fit and gain anything."""
     longest = wish.longest
     most = min(_most(base, wish, costs), largest_pass(base.device))
@@ -163,13 +169,13 @@ def _needed(wish: Wish) -> int:
     if wish.settings.micro_tokens is None:
         return wish.longest
     return max(
-        sum(len(r.ids) for r in group)
+        tokens_of([*own, *more])
         for step in range(STEPS)
-        for rows in (
+        for own, more in passes_of(
             rows_of_step(wish.rows, wish.settings.batch, wish.seed, step),
             wish.general(step),
+            wish.settings.micro_tokens,
         )
-        for group in micro_batches(rows, wish.settings.micro_tokens)
     )
 
 

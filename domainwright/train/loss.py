@@ -13,6 +13,7 @@ Dimension key: N supervised positions, D hidden size, V vocabulary.
 
 import math
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -58,6 +59,19 @@ def batch_of(
         apart: every row is read whole, as where noise is drawn for each.
         prompts: tokens that are not supervised are targets too.
     """
+    (batch,) = batches_of(base, [rows], apart=apart, prompts=prompts)
+    return batch
+
+
+def batches_of(
+    base: Base,
+    parts: Sequence[Sequence[TrainRow]],
+    *,
+    apart: bool = False,
+    prompts: bool = False,
+) -> list[Batch]:
+    """Every part as a batch of its own; all share one flat batch, so that one pass reads them."""
+    rows = [row for part in parts for row in part]
     if apart or base.hooks.dropping or base.feeding == "single":
         # Noise is drawn for every document anew, so none may stand for another.
         flat = flatten([row.ids for row in rows], base.device)
@@ -66,6 +80,16 @@ def batch_of(
         tree = grow([tuple(row.ids) for row in rows])
         flat = tree.flat(base.device)
         places = [tree.rows(i, 0, len(row.ids)) for i, row in enumerate(rows)]
+    standing = iter(places)
+    return [
+        _targets(base, flat, part, list(islice(standing, len(part))), prompts) for part in parts
+    ]
+
+
+def _targets(
+    base: Base, flat: Flat, rows: Sequence[TrainRow], places: list[list[int]], prompts: bool
+) -> Batch:
+    """What is learned of some rows of a flat batch, each at its places there."""
     sources: list[int] = []
     labels: list[int] = []
     for row, place in zip(rows, places, strict=True):
@@ -118,6 +142,18 @@ def summed_loss(
         return functional.cross_entropy(logits, labels_N, reduction="sum")
     hidden_ND = at_places(base.hidden(flat, rows_N), places_N)
     return summed_loss_of(base, hidden_ND, labels_N, lesson)
+
+
+def summed_loss_of_each(base: Base, batches: Sequence[Batch]) -> list[Tensor]:
+    """The same for batches of one flat batch, which is read once; where `plain_head` holds."""
+    flat = batches[0].flat
+    rows_N, places_N = torch.cat([batch.sources_N for batch in batches]).unique(return_inverse=True)
+    states_MD = at_places(base.hidden(flat, rows_N), places_N)
+    parts = states_MD.split([len(batch.sources_N) for batch in batches])
+    return [
+        summed_loss_of(base, part, batch.labels_N, batch.lesson)
+        for part, batch in zip(parts, batches, strict=True)
+    ]
 
 
 def summed_loss_of(

@@ -43,6 +43,24 @@ def _places(
     return chosen
 
 
+def passes_of(
+    rows: Sequence[TrainRow], general: Sequence[TrainRow], limit: int
+) -> list[tuple[list[TrainRow], list[TrainRow]]]:
+    """(own documents, general ones) of every pass over the documents of a step.
+
+    The first general ones are read with the last own ones where the limit leaves room.
+    """
+    own, more = list(micro_batches(rows, limit)), list(micro_batches(general, limit))
+    passes = [(group, list[TrainRow]()) for group in own]
+    if own and more and tokens_of(own[-1]) + tokens_of(more[0]) <= limit:
+        passes[-1] = own[-1], more.pop(0)
+    return passes + [([], group) for group in more]
+
+
+def tokens_of(rows: Sequence[TrainRow]) -> int:
+    return sum(len(row.ids) for row in rows)
+
+
 def micro_batches(rows: Sequence[TrainRow], limit: int) -> Iterator[list[TrainRow]]:
     """The rows in order, in passes of at most `limit` tokens; a longer document goes alone."""
     group: list[TrainRow] = []

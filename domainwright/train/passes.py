@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 
 from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow
-from domainwright.train.loss import Batch, batch_of
-from domainwright.train.order import micro_batches
+from domainwright.train.loss import Batch, batch_of, batches_of
+from domainwright.train.order import micro_batches, passes_of
 from domainwright.train.shaped import Shaped, shaped_batch, weights_of
 
 
@@ -21,6 +21,7 @@ class Packing:
         self.base, self.rows = base, rows
         self.targets = sum(row.targets for row in rows)
         self.tokens = sum(len(row.ids) for row in rows)
+        self.labelled = any(row.labels is not None for row in rows)
         self._made: dict[tuple[int, bool], list[Batch]] = {}
 
     def passes(self, limit: int, *, apart: bool = False) -> list[Batch]:
@@ -35,6 +36,17 @@ class Packing:
             groups = micro_batches(self.rows, limit)
             self._made[key] = [batch_of(self.base, group, **how) for group in groups]
         return self._made[key]
+
+    def passes_with(self, other: "Packing", limit: int) -> list[list[tuple[int, Batch]]]:
+        """Passes over these documents (0) and others (1); the batches of a pass share one flat."""
+        made = []
+        for groups in passes_of(self.rows, other.rows, limit):
+            there = [n for n, group in enumerate(groups) if group]
+            batches = batches_of(
+                self.base, [groups[n] for n in there], apart=self.base.hooks.dropping
+            )
+            made.append(list(zip(there, batches, strict=True)))
+        return made
 
     def shaped(
         self, limit: int, copies: int, prompt_weight: float, *, apart: bool

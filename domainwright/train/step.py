@@ -29,7 +29,7 @@ from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow
 from domainwright.train import schedule
 from domainwright.train.job import Job
-from domainwright.train.loss import summed_loss
+from domainwright.train.loss import summed_loss, summed_loss_of_each
 from domainwright.train.memory import halved, out_of_memory
 from domainwright.train.monitor import Monitor
 from domainwright.train.noise import EmbeddingNoise, embedding_noise
@@ -94,9 +94,13 @@ def shape_of(job: Job) -> Shape:
 
 def is_plain(job: Job) -> bool:
     """Whether a step is the mean loss of its own rows and nothing else."""
+    return is_likelihood(job) and not job.replay and not job.penalties
+
+
+def is_likelihood(job: Job) -> bool:
+    """Whether own rows have the mean loss of their answers as they stand."""
     settings = job.settings
-    more = settings.neftune or settings.prompt_weight or job.replay or job.penalties
-    return not more and shape_of(job) == Shape()
+    return not settings.neftune and not settings.prompt_weight and shape_of(job) == Shape()
 
 
 def add_gradients(
@@ -113,9 +117,12 @@ def add_gradients(
     optimiser.zero_grad(set_to_none=True)
     with torch.random.fork_rng(), job.adapter.learning(step, job.steps):
         torch.manual_seed(derive(job.seed, "step", step))
-        loss = _own(job, packing, step, 1 - share, told)
-        if general:
-            told["replay_loss"] = _likelihood(job, Packing(job.base, general), share)
+        if general and is_likelihood(job) and job.base.plain_head and not packing.labelled:
+            loss, told["replay_loss"] = _both(job, packing, general, share)
+        else:
+            loss = _own(job, packing, step, 1 - share, told)
+            if general:
+                told["replay_loss"] = _likelihood(job, Packing(job.base, general), share)
         for penalty in job.penalties:
             cost = 0.0
             for part in penalty.parts():
@@ -162,6 +169,25 @@ def _likelihood(
         (loss / (packing.targets / share)).backward()
         total += float(loss.detach())
     return total / packing.targets
+
+
+def _both(
+    job: Job, packing: Packing, general: Sequence[TrainRow], share: float
+) -> tuple[float, float]:
+    """Add the gradient of both weighed means; (own mean, general mean).
+
+    General rows are few: read beside own ones they cost their tokens, and alone half as much again.
+    """
+    more = Packing(job.base, general)
+    factors = (1 - share) / packing.targets, share / more.targets
+    sums = [0.0, 0.0]
+    for parts in packing.passes_with(more, job.micro_tokens):
+        losses = summed_loss_of_each(job.base, [batch for _, batch in parts])
+        weighed = [factors[n] * loss for (n, _), loss in zip(parts, losses, strict=True)]
+        sum(weighed[1:], start=weighed[0]).backward()
+        for (n, _), loss in zip(parts, losses, strict=True):
+            sums[n] += float(loss.detach())
+    return sums[0] / packing.targets, sums[1] / more.targets
 
 
 def update(job: Job, optimiser: torch.optim.Optimizer, step: int) -> None:

@@ -107,6 +107,29 @@ def test_both_means_are_weighed_by_documents(family):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-4 * float(b.abs().max()) + 1e-7)
 
 
+@pytest.mark.parametrize("learn", ["tokens", "base"])
+def test_general_rows_are_read_in_the_last_pass_where_they_fit(tmp_path, monkeypatch, learn):
+    """The gradient is that of passes of their own."""
+    base, rows = tiny_base(), train_rows((7, 11, 6, 9))
+    general = GENERAL if learn == "tokens" else with_base_lessons(base, GENERAL, tmp_path)[0]
+    job = replaying("/nowhere", 0.4, learn, general, base=base, adapter=tuned(base, "lora"))
+    own, more = order.tokens_of(rows), order.tokens_of(general_rows(job, 1))
+    read, found = [], []
+    plain = type(base).hidden
+    monkeypatch.setattr(
+        type(base), "hidden", lambda *how: read.append(how[1].tokens) or plain(*how)
+    )
+    for limit in (own + more, own + more - 1, 1):
+        read.clear()
+        loss, told, gradient, _ = gradient_of(replace(job, micro_tokens=limit), step=1, rows=rows)
+        found.append((loss, told["replay_loss"], torch.cat([x.flatten() for x in gradient])))
+        assert len(read) == {own + more: 1, own + more - 1: 2, 1: 6}[limit]
+    for loss, general_loss, gradient in found[1:]:
+        assert loss == pytest.approx(found[0][0], rel=1e-5)
+        assert general_loss == pytest.approx(found[0][1], rel=1e-5, abs=1e-6)
+        torch.testing.assert_close(gradient, found[0][2], rtol=1e-4, atol=1e-6)
+
+
 def test_the_bases_own_distribution_is_the_goal_of_learn_base(tmp_path):
     """KL(base ‖ θ), against torch's; zero with a zero gradient where the adapter is the base."""
     base = tiny_base()
