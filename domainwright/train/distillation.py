@@ -26,7 +26,6 @@ from torch import Tensor
 from domainwright.models.kernels import cross_entropy
 from domainwright.models.lesson import Lesson
 
-
 ROWS = 16
 """At a time: the eight passes over 16 x 49,152 numbers stay in a cache."""
 
