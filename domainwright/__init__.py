@@ -19,6 +19,7 @@ _HOMES = {
     # Not `train`: the package of that name would take its place on first import.
     "train_method": "domainwright.studies.api",
     "load_run": "domainwright.studies.api",
+    "curate_files": "domainwright.curate.verb",
     "refine": "domainwright.studies.refine.rounds",
     "drift": "domainwright.studies.refine.drift",
     "read_study": "domainwright.studies.study",
@@ -26,6 +27,7 @@ _HOMES = {
 }
 __all__ = [
     "__version__",
+    "curate_files",
     "decide",
     "drift",
     "load_base",

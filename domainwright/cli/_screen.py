@@ -1,8 +1,9 @@
-"""Progress on the screen: one live line per stage, or plain lines when not a terminal."""
+"""Progress on the screen: a table and one live line, or plain lines when not a terminal."""
 
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -45,7 +46,8 @@ def progress() -> Iterator[tuple[Listener, Callable[[], bool]]]:
         print("stopping after this step (once more: at once)", file=sys.stderr)
 
     before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
-    show, close = _bars() if sys.stderr.isatty() else (_lines(), lambda: None)
+    bars = _Bars() if sys.stderr.isatty() else None
+    show = bars.show if bars else _lines()
 
     def listen(step: Step) -> None:
         show(step)
@@ -54,11 +56,26 @@ def progress() -> Iterator[tuple[Listener, Callable[[], bool]]]:
             raise KeyboardInterrupt
 
     try:
-        yield listen, lambda: asked
+        with warnings.catch_warnings():
+            warnings.showwarning = _in_one_line(warnings.showwarning)
+            yield listen, lambda: asked
     finally:
-        close()
+        if bars:
+            bars.close()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _in_one_line(show: Callable[..., None]) -> Callable[..., None]:
+    """Our own warnings without the place in the code; those of others as they were."""
+
+    def shown(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if category.__module__.startswith("domainwright."):
+            print(f"warning: {visible(str(message))}", file=sys.stderr)
+        else:
+            show(message, category, *place, **more)
+
+    return shown
 
 
 class _Stage:
@@ -77,66 +94,105 @@ class _Stage:
         return self.seconds / done * (step.total - step.done) if done > 0 else None
 
 
-def _bars() -> tuple[Listener, Callable[[], None]]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+class _Bars:
+    """One line that moves; of a study, under the table of its strategies.
 
-    console = Console(stderr=True)
-    columns = [TextColumn("{task.description}", markup=False), MofNCompleteColumn()]
-    if console.width >= 60:
-        columns.insert(1, BarColumn(bar_width=16))
-    columns.append(TimeRemainingColumn(compact=True))
-    if console.width >= 72:
-        columns.append(TextColumn("{task.fields[facts]}", markup=False))
-    # One line moves; what took a while leaves a line behind, and so does every strategy.
-    bars = Progress(*columns, console=console, transient=True)
-    bars.start()
-    now: tuple[_Stage, Any, Step] | None = None
+    What took a while leaves a line behind, and so does every strategy: at once where there is no
+    table, and when the table goes.
+    """
 
-    def keep(text: str) -> None:
-        console.print(visible(text), markup=False, highlight=False, no_wrap=True, emoji=False)
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+        from rich.progress import Progress
 
-    def end() -> None:
-        nonlocal now
-        if now is None:
-            return
-        stage, task, last = now
-        bars.remove_task(task)
-        if last.done and stage.seconds > WORTH_A_LINE:
-            part = "" if last.done >= last.total else f" of {last.total}"
-            keep(f"{stage.name}: {last.done}{part} in {stage.seconds:.0f} s  {_facts(last)}")
-        now = None
+        self.console = Console(stderr=True)
+        self.bars = Progress(*_columns(self.console.width), console=self.console)
+        self.begun = time.monotonic()
+        self.last: Step | None = None
+        self.now: tuple[_Stage, Any] | None = None
+        self.kept: list[str] = []
+        self.live = Live(
+            console=self.console,
+            get_renderable=self._picture,
+            refresh_per_second=5,
+            transient=True,
+        )
+        self.live.start()
 
-    def show(step: Step) -> None:
-        nonlocal now
-        if now is None or now[0].name != step.stage or step.done < now[2].done:
-            end()
+    def show(self, step: Step) -> None:
+        before, self.last = self.last, step
+        if self.now and before and (before.stage != step.stage or step.done < before.done):
+            self._end(before)
         if step.stage == OVERALL:
-            keep(f"{step.done} of {step.total}  {_facts(step)}")
+            self._keep(f"{step.done} of {step.total}  {_facts(step)}")
             return
-        if now is None:
+        if self.now is None:
             # `completed`: the steps of a run that is resumed took no time now.
-            task = bars.add_task(
+            task = self.bars.add_task(
                 step.stage, total=step.total, completed=step.done, facts=_facts(step)
             )
-            now = _Stage(step), task, step
+            self.now = _Stage(step), task
         else:
-            bars.update(now[1], completed=step.done, total=step.total, facts=_facts(step))
-            now = now[0], now[1], step
+            self.bars.update(self.now[1], completed=step.done, total=step.total, facts=_facts(step))
         if step.done >= step.total:
-            end()
+            self._end(step)
 
-    def close() -> None:
-        end()
-        bars.stop()
+    def close(self) -> None:
+        if self.now and self.last:
+            self._end(self.last)
+        self.live.stop()
+        for text in self.kept:
+            self._print(text)
 
-    return show, close
+    def _end(self, last: Step) -> None:
+        assert self.now is not None
+        stage, task = self.now
+        self.bars.remove_task(task)
+        if last.done and stage.seconds > WORTH_A_LINE:
+            part = "" if last.done >= last.total else f" of {last.total}"
+            self._keep(f"{stage.name}: {last.done}{part} in {stage.seconds:.0f} s  {_facts(last)}")
+        self.now = None
+
+    def _keep(self, text: str) -> None:
+        if self.last and self.last.standings:
+            self.kept.append(text)
+        else:
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        self.console.print(visible(text), markup=False, highlight=False, no_wrap=True, emoji=False)
+
+    def _picture(self) -> Any:
+        from rich.console import Group
+        from rich.text import Text
+
+        from domainwright.cli._standings import clock, table
+
+        step = self.last
+        if step is None or not step.standings:
+            return self.bars
+        width, height = self.console.size
+        over = sum(s.status in ("done", "failed") for s in step.standings)
+        words = [f"{over} of {len(step.standings)} strategies"]
+        words.append(f"{clock(time.monotonic() - self.begun)} passed")
+        if step.left_s is not None:
+            words.append(f"about {clock(step.left_s)} left")
+        line = Text(", ".join(words), style="dim", no_wrap=True, overflow="ellipsis")
+        # Heading, summary, moving line and one that stays free.
+        return Group(table(step.standings, width, max(1, height - 5)), line, self.bars)
+
+
+def _columns(width: int) -> list[Any]:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+    columns: list[Any] = [TextColumn("{task.description}", markup=False), MofNCompleteColumn()]
+    if width >= 60:
+        columns.insert(1, BarColumn(bar_width=16))
+    columns.append(TimeRemainingColumn(compact=True))
+    if width >= 72:
+        columns.append(TextColumn("{task.fields[facts]}", markup=False))
+    return columns
 
 
 def _lines() -> Listener:

@@ -8,10 +8,13 @@ import typer
 
 
 def curate(
-    files: Annotated[list[Path] | None, typer.Argument(help="Data files.")] = None,
+    files: Annotated[list[Path] | None, typer.Argument(help="Data files, or folders.")] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder of the curated dataset.")
     ] = None,
+    documents: Annotated[
+        bool, typer.Option("--documents", help="Read documents to quote, not rows to learn.")
+    ] = False,
     domain: Annotated[
         str | None, typer.Option(help="Use this domain's preset (see dw domains).")
     ] = None,
@@ -27,12 +30,16 @@ def curate(
     ] = None,
     select: Annotated[
         str | None,
-        typer.Option(help="Keep --rows rows in the end: k_center, facility_location, dpp, random."),
+        typer.Option(help="Keep --rows rows: k_center, dpp, random, …"),
     ] = None,
     rows: Annotated[int | None, typer.Option(help="How many rows --select keeps.")] = None,
+    target: Annotated[
+        Path | None,
+        typer.Option(help="With --select relevance: texts that the rows should be like."),
+    ] = None,
     secrets: Annotated[
         Path | None,
-        typer.Option("--secrets", help="Write here what the placeholders replaced (mode 0600)."),
+        typer.Option("--secrets", help="Write here what was replaced (mode 0600)."),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace a dataset in -o.")] = False,
     explain: Annotated[
@@ -42,7 +49,7 @@ def curate(
 ) -> None:
     """Repair, redact and drop with a reason; find copies and leaks.
 
-    Every record is kept or listed in dropped.jsonl. Interrupted? Run it again: it goes on.
+    Every record is kept or in dropped.jsonl. Interrupted? Run it again.
     """
     from domainwright.core.errors import ConfigError
 
@@ -55,23 +62,35 @@ def curate(
         return
     if output is None:
         raise ConfigError("No folder is given for the dataset.", "add -o DATASET.")
-    if (select is None) != (rows is None):
-        raise ConfigError(
-            f"--select is {select} and --rows is {rows}.",
-            "give both, such as --select k_center --rows 200, or none.",
-        )
+    _check_selection(select, rows, target)
     _curate(
         given,
         output,
         secrets,
         as_json,
         fresh,
+        as_documents=documents,
         domain=domain,
         against=tuple(against or ()),
         use=tuple(use or ()),
         leave_out=tuple(leave_out or ()),
-        select=(select, rows),
+        select=(select, rows, target),
     )
+
+
+def _check_selection(select: str | None, rows: int | None, target: Path | None) -> None:
+    from domainwright.core.errors import ConfigError
+
+    if (select is None) != (rows is None):
+        raise ConfigError(
+            f"--select is {select} and --rows is {rows}.",
+            "give both, such as --select k_center --rows 200, or none.",
+        )
+    if target is not None and select is None:
+        raise ConfigError(
+            f"--target is {target}, and nothing is selected.",
+            "add --select relevance --rows 200, or leave --target out.",
+        )
 
 
 def _curate(
@@ -80,7 +99,7 @@ def _curate(
     secrets: Path | None,
     as_json: bool,
     fresh: bool,
-    select: tuple[str | None, int | None],
+    select: tuple[str | None, int | None, Path | None],
     **wish: Any,
 ) -> None:
     from dataclasses import asdict
@@ -92,9 +111,10 @@ def _curate(
 
     if secrets is not None:
         check_secrets_file(secrets, output)
-    method, rows = select
+    method, rows, target = select
     if method is not None and rows is not None:
-        wish["select"] = SelectSettings(method=method, rows=rows)
+        aim = None if target is None else str(target)
+        wish["select"] = SelectSettings(method=method, rows=rows, target=aim)
     wanted = pipeline.Wish(files=tuple(files), keep_secrets=secrets is not None, **wish)
     with progress() as (listen, _):
         result = pipeline.curate(wanted, output, fresh=fresh, listen=listen)

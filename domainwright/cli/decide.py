@@ -24,6 +24,10 @@ def decide(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Delete the study that the folder holds, then start.")
     ] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(help="Also log to mlflow, trackio, tensorboard or wandb."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the verdict as JSON.")] = False,
 ) -> None:
     """Measure every strategy on your data and say which to use.
@@ -40,6 +44,8 @@ def decide(
     overrides = list(settings or [])
     if minutes is not None:
         overrides.append(f"budget.minutes={minutes}")
+    if track:
+        overrides.append(f"track=[{', '.join(track)}]")
     with progress() as (listen, stop):
         decided = run(
             study, output, overrides=overrides, resume=resume, fresh=fresh, listen=listen, stop=stop

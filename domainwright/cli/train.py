@@ -19,15 +19,22 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint.")
     ] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(help="Also log to mlflow, trackio, tensorboard or wandb."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Train one method; the adapter is written to OUTPUT/adapter."""
     from domainwright.cli._screen import progress
     from domainwright.studies.api import train_method as run
 
+    overrides = list(settings or [])
+    if track:
+        overrides.append(f"track=[{', '.join(track)}]")
     with progress() as (listen, stop):
         figures = run(
-            study, method, output, overrides=settings or [], resume=resume, listen=listen, stop=stop
+            study, method, output, overrides=overrides, resume=resume, listen=listen, stop=stop
         )
     if as_json:
         print(json.dumps(asdict(figures)))

@@ -100,10 +100,19 @@ class Rated(Row):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document(Row):
-    """What retrieval may quote."""
+    """What retrieval may quote: a section or a page of something longer, or the whole of it."""
 
     title: str
     text: str
+    section: str = ""
+    """Headings above the text, highest first: "Care > Doses"."""
+    page: int | None = None
+    """Where the document has pages. Counts from 1."""
+
+    @property
+    def heading(self) -> str:
+        """Title and section."""
+        return ": ".join(part for part in (self.title, self.section) if part)
 
 
 class Placed(Protocol):

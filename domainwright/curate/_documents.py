@@ -6,14 +6,15 @@ anything is read, and XML that declares entities is refused.
 
 import re
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
 from domainwright.core.errors import DataError
-from domainwright.curate._lines import Fault, Record, flaw
-from domainwright.curate._plain import BLOCK_CHARS
+from domainwright.curate._lines import Fault, Record
+from domainwright.curate._sections import Paragraph, sections
 
 MOST_BYTES = 64 * 2**20
 """Of one page, or of a document unpacked."""
@@ -24,8 +25,8 @@ _HIDDEN = frozenset("script style noscript template svg nav footer head".split()
 _BLOCKS = frozenset(
     "p div li tr br table ul ol dl dt dd section article header main blockquote pre figure".split()
 )
-Paragraph = tuple[bool, str]
-"""(whether it is a heading, text)."""
+_TITLE = -1
+"""Level of a paragraph that is the title."""
 
 
 def html_page(path: Path) -> Iterator[Record | Fault]:
@@ -36,42 +37,75 @@ def html_page(path: Path) -> Iterator[Record | Fault]:
     page.feed(path.read_bytes().decode("utf-8", "replace").replace("\x00", ""))
     page.close()
     page.end()
-    return _sections(page.paragraphs, page.title.strip() or path.stem)
+    title = " ".join(page.title.split()) or path.stem
+    return sections(_numbered(page.paragraphs), title)
 
 
 def word_document(path: Path) -> Iterator[Record | Fault]:
     """The sections of a .docx file, by its heading styles."""
     try:
         with zipfile.ZipFile(path) as archive:
-            entry = archive.getinfo("word/document.xml")
-            if entry.file_size > MOST_BYTES or (
-                entry.file_size > _MOST_RATIO * max(1, entry.compress_size)
-            ):
-                raise _too_large(path, entry.file_size)
-            with archive.open(entry) as file:
-                # The size an archive states may be a lie.
-                data = file.read(MOST_BYTES + 1)
-    except (zipfile.BadZipFile, KeyError, RuntimeError, NotImplementedError) as error:
+            body = _part(archive, "word/document.xml", path)
+            named = "word/styles.xml" in archive.namelist()
+            levels = _levels(_part(archive, "word/styles.xml", path)) if named else {}
+    except (zipfile.BadZipFile, zlib.error, KeyError, RuntimeError, NotImplementedError) as error:
         raise DataError(
             f"{path} is no Word document ({error}).", "save it as .docx again, or as .txt."
         ) from error
+    found = [_paragraph(node, levels) for node in body.iter(f"{_WORD}p")]
+    titles = [text.strip() for level, text in found if level == _TITLE and text.strip()]
+    title = titles[0] if titles else path.stem
+    return sections(_numbered((abs(level), text) for level, text in found), title)
+
+
+def _part(archive: zipfile.ZipFile, name: str, path: Path) -> ElementTree.Element:
+    """A file of the archive, parsed if it is neither too large nor hostile."""
+    entry = archive.getinfo(name)
+    if entry.file_size > MOST_BYTES or entry.file_size > _MOST_RATIO * max(1, entry.compress_size):
+        raise _too_large(path, entry.file_size)
+    with archive.open(entry) as file:
+        # The size an archive states may be a lie.
+        data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
         raise _too_large(path, len(data))
     if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
         raise DataError(f"{path} declares XML entities.", "save it as .docx again, or as .txt.")
     try:
-        body = ElementTree.fromstring(data)
+        return ElementTree.fromstring(data)
     except ElementTree.ParseError as error:
         raise DataError(f"{path} is damaged ({error}).", "save it as .docx again.") from error
-    return _sections([_paragraph(node) for node in body.iter(f"{_WORD}p")], path.stem)
 
 
-def _paragraph(node: ElementTree.Element) -> Paragraph:
+def _levels(styles: ElementTree.Element) -> dict[str, int]:
+    """Style -> level of the heading that it makes. Ids are translated, names are not."""
+    found = {}
+    for style in styles.iter(f"{_WORD}style"):
+        name = style.find(f"{_WORD}name")
+        level = _level(name.get(f"{_WORD}val", "") if name is not None else "")
+        if level:
+            found[style.get(f"{_WORD}styleId", "").lower()] = level
+    return found
+
+
+def _level(name: str) -> int:
+    name = name.lower()
+    if name.startswith("heading"):
+        return int(name[-1]) if name[-1] in "123456789" else 1
+    return _TITLE if name.startswith("title") else 0
+
+
+def _numbered(found: Iterable[tuple[int, str]]) -> Iterator[Paragraph]:
+    """(level, text) as paragraphs; their lines are their numbers."""
+    return (Paragraph(n, text, level) for n, (level, text) in enumerate(found, 1))
+
+
+def _paragraph(node: ElementTree.Element, levels: Mapping[str, int]) -> tuple[int, str]:
+    """(level, text)."""
     style = node.find(f"{_WORD}pPr/{_WORD}pStyle")
-    name = style.get(f"{_WORD}val", "") if style is not None else ""
+    name = style.get(f"{_WORD}val", "").lower() if style is not None else ""
     signs = {f"{_WORD}tab": " ", f"{_WORD}br": "\n"}
     found = (e.text or "" if e.tag == f"{_WORD}t" else signs.get(e.tag, "") for e in node.iter())
-    return name.lower().startswith(("heading", "title")), "".join(found)
+    return levels.get(name) or _level(name), "".join(found)
 
 
 class _Page(HTMLParser):
@@ -80,8 +114,9 @@ class _Page(HTMLParser):
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.title = ""
-        self.paragraphs = list[Paragraph]()
-        self._words, self._hidden, self._heading = list[str](), list[str](), False
+        self.paragraphs = list[tuple[int, str]]()
+        """(level, text)."""
+        self._words, self._hidden, self._level = list[str](), list[str](), 0
         self._in_title = False
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
@@ -91,7 +126,7 @@ class _Page(HTMLParser):
             self._hidden.append(tag)
         elif tag in _BLOCKS or re.fullmatch("h[1-6]", tag):
             self.end()
-            self._heading = tag[0] == "h" and tag[1:].isdigit()
+            self._level = int(tag[1]) if tag[1:].isdigit() else 0
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "title":
@@ -100,7 +135,7 @@ class _Page(HTMLParser):
             del self._hidden[self._hidden.index(tag) :]
         elif tag in _BLOCKS or re.fullmatch("h[1-6]", tag):
             self.end()
-            self._heading = False
+            self._level = 0
 
     def handle_data(self, data: str) -> None:
         if self._in_title:
@@ -111,27 +146,8 @@ class _Page(HTMLParser):
     def end(self) -> None:
         text = " ".join("".join(self._words).split())
         if text:
-            self.paragraphs.append((self._heading, text))
+            self.paragraphs.append((self._level, text))
         self._words.clear()
-
-
-def _sections(paragraphs: list[Paragraph], title: str) -> Iterator[Record | Fault]:
-    """Records of one section each, long ones cut between paragraphs; `line` counts paragraphs."""
-    section, parts, first = "", list[str](), 0
-    for number, (heading, text) in enumerate([*paragraphs, (True, "")], 1):
-        text = text.strip()
-        full = sum(map(len, parts)) + len(text) > BLOCK_CHARS
-        if parts and (heading or full):
-            data = {"title": f"{title}: {section}" if section else title}
-            data |= {"section": section, "text": "\n\n".join(parts)}
-            found = flaw(data)
-            yield Fault(first, *found) if found else Record(first, data)
-            parts = []
-        if heading:
-            section = text
-        elif text:
-            first = first if parts else number
-            parts.append(text)
 
 
 def _too_large(path: Path, size: int) -> DataError:

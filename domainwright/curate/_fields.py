@@ -10,7 +10,8 @@ ANSWERS = ("answer", "text")
 
 
 def parts(row: Row) -> list[tuple[str, str]]:
-    """(part, text) in order. Parts: system, question, answer, context, choice, title, text."""
+    """(part, text) in order. Parts: system, question, answer, context, choice, title, section,
+    text."""
     match row:
         case Chat():
             return _turns(row.messages)
@@ -24,7 +25,8 @@ def parts(row: Row) -> list[tuple[str, str]]:
         case Text():
             return [("text", row.text)]
         case Document():
-            return [("title", row.title), ("text", row.text)]
+            section = [("section", row.section)] if row.section else []
+            return [("title", row.title), *section, ("text", row.text)]
     raise TypeError(f"{type(row).__name__} is no kind of row")
 
 
@@ -60,7 +62,8 @@ def mapped(row: Row, change: Callable[[str, str], str]) -> Row:
         case Text():
             return replace(row, text=after[0])
         case Document():
-            return replace(row, title=after[0], text=after[1])
+            section = after[1] if row.section else ""
+            return replace(row, title=after[0], section=section, text=after[-1])
     raise TypeError(f"{type(row).__name__} is no kind of row")
 
 

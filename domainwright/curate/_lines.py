@@ -34,6 +34,20 @@ class Fault:
     detail: str
 
 
+class Refused(DataError):
+    """A file that is refused as a whole, for a reason that has a name."""
+
+    def __init__(self, reason: str, cause: str, fix: str) -> None:
+        super().__init__(cause, fix)
+        # All three in args keep the error picklable.
+        self.args, self.reason = (reason, cause, fix), reason
+
+
+def reason_of(error: DataError) -> str:
+    """The reason under which a file of a folder is set aside."""
+    return error.reason if isinstance(error, Refused) else "unreadable_file"
+
+
 class Lines:
     """The lines of an open file, each with its line end; the byte order mark is removed."""
 

@@ -7,39 +7,53 @@ import numpy as np
 from domainwright.core.errors import ConfigError
 from domainwright.core.progress import Listener, Step
 from domainwright.curate._chunks import Workshop
-from domainwright.curate.select import SelectSettings, left_out, vectors_of
+from domainwright.curate.content import content
+from domainwright.curate.read import ReadResult
+from domainwright.curate.select import SelectSettings, bags_of, left_out, vectors_of
 from domainwright.curate.selection import Seen
+from domainwright.curate.selection.relevance import target_bag
 
 SEED = 0
 
 
 def check_without_base(wanted: SelectSettings) -> None:
-    """Refuse a selection for which a base must read the rows.
+    """Refuse a selection for which a base must read the rows, or a target is missing.
 
     Raises:
-        ConfigError: curation has no base.
+        ConfigError: curation has no base, and no documents to aim at.
     """
     if wanted.needs_base:
         raise ConfigError(
             f"{wanted.method} needs a base that reads the rows, and curation has none.",
-            "take k_center, facility_location, dpp or random, or select in a study: "
+            "take k_center, facility_location, dpp, relevance or random, or select in a study: "
             f"`data: {{select: {{method: {wanted.method}, rows: {wanted.rows}}}}}`.",
+        )
+    if wanted.needs_target and wanted.target is None:
+        raise ConfigError(
+            f"{wanted.method} needs a target that the rows should be like.",
+            "add --target FILE_OR_FOLDER.",
         )
 
 
 def unpicked(
-    wanted: SelectSettings, shop: Workshop, pieces: int, copied: Collection[int], listen: Listener
+    wanted: SelectSettings,
+    target: ReadResult | None,
+    shop: Workshop,
+    pieces: int,
+    copied: Collection[int],
+    listen: Listener,
 ) -> dict[int, tuple[str, str]]:
     """Row number -> (reason, detail) of the rows that are not chosen.
 
     Args:
+        target: what relevance aims at.
         copied: numbers of rows that are no candidates.
 
     Raises:
         ConfigError: more rows are wanted than are left.
     """
     selection, numbers = wanted.selection(), list[int]()
-    vectors, number = list[np.ndarray](), 0
+    vectors, bags, number = list[np.ndarray](), list[np.ndarray](), 0
     for piece in range(pieces):
         rows = []
         for row in shop.rows(piece):
@@ -50,10 +64,16 @@ def unpicked(
         if rows and "vectors" in selection.needs:
             # Kept with the pieces: after a kill no text is read twice.
             vectors.append(vectors_of(rows, cache=shop.folder))
+        if "bags" in selection.needs:
+            bags += bags_of(rows)
         listen(Step("select", piece, pieces))
     wanted.check(len(numbers))
     known = Seen(
-        count=len(numbers), seed=SEED, vectors_ND=np.concatenate(vectors) if vectors else None
+        count=len(numbers),
+        seed=SEED,
+        vectors_ND=np.concatenate(vectors) if vectors else None,
+        bags_N=bags,
+        target_B=target_bag([content(row) for row in target.rows]) if target else None,
     )
     chosen = selection.choose(known, wanted.rows)
     listen(Step("select", pieces, pieces))

@@ -29,7 +29,7 @@ def plain_text(path: Path) -> Iterator[Record | Fault]:
 def _paragraphs(path: Path) -> Iterator[Record | Fault]:
     """Lines between blank lines; a paragraph over BLOCK_CHARS is cut between two lines."""
     first, parts, chars = 0, list[str](), 0
-    for number, line in _lines(path):
+    for number, line in lines_of(path):
         text = "" if isinstance(line, Fault) else line
         if parts and (not text.strip() or chars + len(text) > BLOCK_CHARS):
             yield Record(first, {"text": "\n".join(parts)})
@@ -44,7 +44,8 @@ def _paragraphs(path: Path) -> Iterator[Record | Fault]:
         yield Record(first, {"text": "\n".join(parts)})
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str | Fault]]:
+def lines_of(path: Path) -> Iterator[tuple[int, str | Fault]]:
+    """(number, line) without line ends; a fault where a line is no text."""
     with opened(path) as file:
         lines = Lines(file, path)
         for raw in lines:

@@ -29,7 +29,12 @@ _COLUMNS: dict[type[Row], list[tuple[str, Any]]] = {
     Text: [("text", pa.string())],
     Preference: [("prompt", _TURNS), ("chosen", pa.string()), ("rejected", pa.string())],
     Rated: [("prompt", _TURNS), ("completion", pa.string()), ("label", pa.bool_())],
-    Document: [("title", pa.string()), ("text", pa.string())],
+    Document: [
+        ("title", pa.string()),
+        ("section", pa.string()),
+        ("page", pa.int64()),
+        ("text", pa.string()),
+    ],
 }
 
 
@@ -73,7 +78,8 @@ def _record(row: Row) -> dict[str, Any]:
         case Rated():
             own |= {"prompt": _turns(row.prompt), "completion": row.reply, "label": row.wanted}
         case Document():
-            own |= {"title": row.title, "text": row.text}
+            own |= {"title": row.title, "section": row.section}
+            own |= {"page": row.page, "text": row.text}
         case Text():
             own["text"] = row.text
     return own

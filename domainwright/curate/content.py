@@ -17,7 +17,7 @@ def question(row: Row) -> str:
         case Preference() | Rated():
             return _spoken(row.prompt)
         case Document():
-            return row.title
+            return row.heading
     return ""
 
 

@@ -48,6 +48,11 @@ class Copy:
     reason: str
     detail: str
 
+    def told(self, original: Row) -> tuple[str, str]:
+        """(reason, what was found, with the place of the earlier row)."""
+        place = f"{original.id!r} ({original.file}, line {original.line})"
+        return self.reason, f"{self.detail}: {place}"
+
 
 def keys_of(row: Row) -> tuple[bytes, bytes, bytes]:
     """(exact, question, judgement) as 16 bytes each; 16 zeros where a row asks nothing."""

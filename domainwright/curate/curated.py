@@ -14,17 +14,21 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from domainwright.core.artifacts import read_manifest, write_folder, write_json
 from domainwright.core.errors import DataError
 from domainwright.core.progress import Listener, Step
 from domainwright.core.records import Row
 from domainwright.curate._chunks import Piece, Workshop
+from domainwright.curate._folders import CURATED
 from domainwright.curate._table import Table
 from domainwright.curate.copies import Copy
 
-KIND = "curated"
+if TYPE_CHECKING:
+    import polars
+
+KIND = CURATED
 COUNTS = ("records", "kept", "dropped", "changed")
 SAMPLES = 3
 """Records quoted per reason in the report."""
@@ -49,6 +53,23 @@ class Curated:
     """Reason -> some of its lines of dropped.jsonl."""
     secrets: dict[str, dict[str, str]]
     """Row id -> placeholder -> what stood there. Only if asked for; never in the folder."""
+
+    def table(self) -> "polars.DataFrame":
+        """One row for each filter and reason: what was done, and to how many rows."""
+        import polars
+
+        found = [
+            {"done": "dropped", "filter": name, "reason": reason, "rows": count}
+            for name, counts in self.reasons.items()
+            for reason, count in counts.items()
+        ]
+        found += [
+            {"done": "changed", "filter": None, "reason": what, "rows": count}
+            for what, count in self.changes.items()
+        ]
+        found.append({"done": "kept", "filter": None, "reason": None, "rows": self.kept})
+        kinds = {"done": str, "filter": str, "reason": str, "rows": int}
+        return polars.DataFrame(found, schema=kinds)
 
 
 class _Writing:
@@ -193,8 +214,7 @@ def explain(folder: Path, row: str) -> list[dict[str, Any]]:
 
 
 def _copy(row: Row, copy: Copy, original: Row) -> dict[str, Any]:
-    same = f"{copy.detail}: {original.id!r} ({original.file}, line {original.line})"
-    return dropped_line(row, "copies", copy.reason, same)
+    return dropped_line(row, "copies", *copy.told(original))
 
 
 def dropped_line(row: Row, name: str, reason: str, detail: str) -> dict[str, Any]:

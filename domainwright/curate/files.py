@@ -12,6 +12,8 @@ from domainwright.core.errors import DataError
 from domainwright.curate._documents import html_page, word_document
 from domainwright.curate._json_files import json_document, json_lines
 from domainwright.curate._lines import Fault, Record
+from domainwright.curate._markdown import markdown
+from domainwright.curate._pdf import pdf_pages
 from domainwright.curate._plain import plain_text
 from domainwright.curate._tables import comma_separated, parquet, tab_separated
 
@@ -23,10 +25,11 @@ _BY_EXTENSION: dict[str, Callable[[Path], Iterator[Record | Fault]]] = {
     ".tsv": tab_separated,
     ".parquet": parquet,
     ".txt": plain_text,
-    ".md": plain_text,
+    ".md": markdown,
     ".html": html_page,
     ".htm": html_page,
     ".docx": word_document,
+    ".pdf": pdf_pages,
 }
 KNOWN = f"{', '.join(_BY_EXTENSION)} (text formats also with .gz)"
 
@@ -45,7 +48,7 @@ def stem(path: Path) -> str:
 def readable(path: Path) -> bool:
     """True when the file's name promises a format that `records` knows."""
     packed = path.suffix.lower() == ".gz"
-    whole = (".parquet", ".docx", ".html", ".htm")
+    whole = (".parquet", ".docx", ".html", ".htm", ".pdf")
     return extension(path) in _BY_EXTENSION and not (packed and extension(path) in whole)
 
 
@@ -65,9 +68,7 @@ def check(path: Path) -> None:
     if not path.exists():
         raise DataError(f"There is no file {path}.", _near(path))
     if path.is_dir():
-        raise DataError(
-            f"{path} is a folder.", "give one file or a list of files; a folder may hold documents."
-        )
+        raise DataError(f"{path} is a folder.", "give one file of it, or several.")
     if not path.is_file():
         raise DataError(f"{path} is no regular file.", "give a file.")
     if not readable(path):

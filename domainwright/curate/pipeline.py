@@ -10,8 +10,8 @@ same command goes on behind the last piece and ends with the same dataset.
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,8 @@ from domainwright.core.progress import Listener, Step, quiet
 from domainwright.core.records import Row, SetAside
 from domainwright.curate import files as any_files
 from domainwright.curate._chunks import CHUNK_ROWS, Piece, Workshop
-from domainwright.curate._columns import all_readers
-from domainwright.curate._one_file import Stream
 from domainwright.curate._pick import check_without_base, unpicked
+from domainwright.curate._sources import Sources, sources_of
 from domainwright.curate._unread import dropped_unread
 from domainwright.curate.copies import Copy, copies
 from domainwright.curate.curated import KIND, Curated, dropped_line, write_curated
@@ -35,9 +34,8 @@ from domainwright.curate.preset import chosen, described, preset
 from domainwright.curate.read import read
 from domainwright.curate.select import SelectSettings
 
-VERSION = 1
+VERSION = 2
 """Of what the pieces mean. Another version throws old pieces away."""
-_SAMPLE_ROWS = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +43,9 @@ class Wish:
     """What the user asked for."""
 
     files: tuple[Path, ...]
+    """Files, and folders with files below them."""
+    as_documents: bool = False
+    """Read what retrieval may quote, with title, section and page, not rows to learn from."""
     against: tuple[Path, ...] = ()
     """Evaluation files: rows that give their items away are dropped."""
     domain: str | None = None
@@ -72,21 +73,28 @@ def curate(
         UnknownName: no such domain or filter.
     """
     folder = Path(folder)
-    sources = _sources(wish.files)
+    sources = sources_of(wish.files, as_documents=wish.as_documents)
+    for path in wish.against:
+        any_files.check(path)
     filters = chosen(preset(wish.domain), wish.use, wish.leave_out)
     if wish.select:
         check_without_base(wish.select)
+    target = wish.select.read_target() if wish.select else None
     _check_folder(folder, fresh)
     work = folder.parent / f".{folder.name}.curating"
     with lock(work):
-        parents = {str(path): sha256_file(path) for path in (*sources, *wish.against)}
-        settings = {
+        parents = {str(path): sha256_file(path) for path in (*sources.paths, *wish.against)}
+        settings: dict[str, Any] = {
             "version": VERSION,
             "domain": wish.domain,
-            "files": [str(path) for path in sources],
+            "files": [str(path) for path in sources.paths],
             "against": [str(path) for path in wish.against],
             "filters": described(filters),
         }
+        if wish.as_documents:
+            settings["as_documents"] = True
+        if sources.left_out:
+            settings["left_out"] = [entry.file for entry in sources.left_out]
         shop = Workshop(work, {**settings, "parents": parents, "secrets": wish.keep_secrets})
         try:
             sample = _sample(sources, wish.against)
@@ -96,7 +104,9 @@ def curate(
             out = dict[int, tuple[str, str]]()
             if wish.select:
                 facts["select"] = as_mapping(wish.select)
-                out = unpicked(wish.select, shop, pieces, found, listen)
+                if target:
+                    parents[target.file] = target.sha256
+                out = unpicked(wish.select, target, shop, pieces, found, listen)
             result = write_curated(folder, shop, pieces, found, out, parents, facts, listen)
         except DomainwrightError:
             # It would fail again at the same place. A kill or Ctrl-C leaves the pieces.
@@ -104,19 +114,6 @@ def curate(
             raise
         shop.close()
     return result
-
-
-def _sources(paths: Sequence[Path]) -> list[Path]:
-    """The files, in the order given; every file checked before work begins."""
-    seen = set[Path]()
-    for path in paths:
-        any_files.check(path)
-        if path.resolve() in seen:
-            raise ConfigError(f"{path} is listed twice.", "remove one of the two.")
-        seen.add(path.resolve())
-    if not paths:
-        raise ConfigError("No file is given.", "write dw curate FILE… -o DATASET.")
-    return list(paths)
 
 
 def _check_folder(folder: Path, fresh: bool) -> None:
@@ -138,42 +135,18 @@ def _check_folder(folder: Path, fresh: bool) -> None:
         )
 
 
-def _sample(sources: Sequence[Path], against: Sequence[Path]) -> Sample:
-    rows = list[Row]()
-    for path in sources:
-        stream = iter(Stream(path, any_files.stem(path), all_readers(), {}))
-        head = itertools.islice(stream, max(50, _SAMPLE_ROWS // len(sources)))
-        rows += [row for row in head if isinstance(row, Row)]
+def _sample(sources: Sources, against: Sequence[Path]) -> Sample:
+    rows = sources.sample()
     items = tuple(row for path in against for row in read(path).rows)
     return Sample(rows=tuple(rows), against=items, language=bulk_language(rows))
 
 
-def _records(sources: Sequence[Path]) -> Iterator[Row | SetAside]:
-    """Every record of every file; an id that was used before gets its place added."""
-    used = set[int]()
-    for path in sources:
-        stream = Stream(path, any_files.stem(path), all_readers(), {})
-        for item in stream:
-            if isinstance(item, Row):
-                item = _with_own_id(item, used)
-            yield item
-
-
-def _with_own_id(row: Row, used: set[int]) -> Row:
-    # Hashes of ids, not ids: that is all a row leaves in memory.
-    own = hash(row.id)
-    if own in used:
-        return replace(row, id=f"{row.id}#{Path(row.file).name}:{row.line}")
-    used.add(own)
-    return row
-
-
 def _judge_all(
-    sources: Sequence[Path], judge: Judge, shop: Workshop, keep_secrets: bool, listen: Listener
+    sources: Sources, judge: Judge, shop: Workshop, keep_secrets: bool, listen: Listener
 ) -> int:
     """Judge every record, a piece at a time; pieces that are there already are skipped."""
-    total = max(1, sum(path.stat().st_size for path in sources))
-    done, records = 0, _records(sources)
+    total = max(1, sources.total_bytes)
+    done, records = 0, sources.records()
     for number in itertools.count():
         batch = list(itertools.islice(records, CHUNK_ROWS))
         if not batch:

@@ -9,10 +9,11 @@ from typing import Any
 from domainwright.core.artifacts import sha256_file, sha256_json
 from domainwright.core.config import from_mapping
 from domainwright.core.errors import DataError
-from domainwright.core.records import Row, SetAside
+from domainwright.core.records import Row
 from domainwright.curate import files
 from domainwright.curate._columns import all_readers
-from domainwright.curate._lines import Fault
+from domainwright.curate._folders import found_in, nothing_in
+from domainwright.curate._lines import Fault, reason_of
 from domainwright.curate._one_file import ReadResult, aside, read_file
 from domainwright.curate.readers import Reader
 
@@ -35,7 +36,7 @@ def read(
     columns: Mapping[str, str] | None = None,
     as_documents: bool = False,
 ) -> ReadResult:
-    """Read one file; with `as_documents` also a folder of files.
+    """Read one file, or every file below a folder.
 
     Args:
         format: name of a reader, where the columns do not tell or tell wrongly.
@@ -48,7 +49,7 @@ def read(
     path = Path(path).expanduser()
     chosen = format or ("document" if as_documents else None)
     readers = all_readers([chosen] if chosen else None)
-    if path.is_dir() and chosen == "document":
+    if path.is_dir():
         return _read_folder(path, readers, columns or {})
     return read_file(path, files.stem(path), readers, columns or {})
 
@@ -59,16 +60,16 @@ def read_all(
     """Read several files. An id that two files use is made unique by the second file's name.
 
     Args:
-        sources: a path each, or {path, format, columns}.
+        sources: a path each, of a file or a folder, or {path, format, columns}.
     """
     results, seen = [], dict[Path, str]()
     for entry in sources:
         given = entry if isinstance(entry, Mapping) else {"path": str(entry)}
         source = from_mapping(Source, given, "data")
-        own = Path(source.path).expanduser().resolve()
-        if own in seen:
-            raise DataError(f"{source.path} is listed twice.", "remove one of the two entries.")
-        seen[own] = source.path
+        for file in _files_of(Path(source.path).expanduser()):
+            if file in seen:
+                raise _twice(file, source.path, seen[file])
+            seen[file] = source.path
         results.append(
             read(
                 source.path,
@@ -80,33 +81,43 @@ def read_all(
     return _distinct_ids(results)
 
 
+def _files_of(path: Path) -> list[Path]:
+    """The files that an entry stands for."""
+    if not path.is_dir():
+        return [path.resolve()]
+    return [file.resolve() for file, _ in found_in(path).files]
+
+
+def _twice(file: Path, entry: str, before: str) -> DataError:
+    if Path(entry).is_dir() or Path(before).is_dir():
+        return DataError(
+            f"{file} is listed twice: by {before} and by {entry}.",
+            "remove one of the two entries, or move the file out of the folder.",
+        )
+    return DataError(f"{entry} is listed twice.", "remove one of the two entries.")
+
+
 def _read_folder(
     folder: Path, readers: Mapping[str, Reader], overrides: Mapping[str, str]
 ) -> ReadResult:
     """Every file below `folder`; a file that cannot be read is set aside, not an error."""
-    results, set_aside, digests = [], list[SetAside](), dict[str, str]()
-    # Sorted: the order of a folder differs between file systems.
-    for path in sorted(folder.rglob("*")):
-        inside = path.relative_to(folder)
-        if not path.is_file() or any(part.startswith(".") for part in inside.parts):
-            continue
-        digests[inside.as_posix()] = sha256_file(path)
+    found = found_in(folder)
+    results, set_aside = list[ReadResult](), list(found.left_out)
+    digests = {e.file.removeprefix(str(folder)): e.reason for e in found.left_out}
+    for path, inside in found.files:
+        digests[inside] = sha256_file(path)
         try:
-            results.append(read_file(path, inside.as_posix(), readers, overrides))
+            results.append(read_file(path, inside, readers, overrides))
         except DataError as error:
-            fault = Fault(1, "unreadable_file", error.cause)
-            set_aside.append(aside(path, fault, None))
+            set_aside.append(aside(path, Fault(1, reason_of(error), error.cause), None))
     if not results:
-        raise DataError(
-            f"The folder {folder} holds no file that can be read ({len(digests)} files seen).",
-            f"put documents there as {files.KNOWN}.",
-        )
+        raise nothing_in(folder, found.all, tuple(set_aside))
     results = _distinct_ids(results)
     set_aside += [entry for result in results for entry in result.set_aside]
     return ReadResult(
         file=str(folder),
         sha256=sha256_json(digests),
-        format=results[0].format,
+        format=", ".join(dict.fromkeys(result.format for result in results)),
         columns=results[0].columns,
         records=len(set_aside) + sum(len(result.rows) for result in results),
         rows=[row for result in results for row in result.rows],

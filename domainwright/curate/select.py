@@ -11,8 +11,10 @@ from domainwright.core.config import from_mapping
 from domainwright.core.errors import ConfigError
 from domainwright.core.progress import Listener, quiet
 from domainwright.core.records import Row, SetAside
-from domainwright.curate.content import answer, question
+from domainwright.curate.content import answer, content, question
+from domainwright.curate.read import ReadResult, read
 from domainwright.curate.selection import SELECTIONS, Chosen, Seen, Selection
+from domainwright.curate.selection.relevance import bag
 
 NOT_SELECTED = "not_selected"
 
@@ -22,8 +24,12 @@ class SelectSettings:
     """Which rows are kept, and how many."""
 
     method: str
-    """random, k_center, facility_location, dpp, difficulty or uncertainty."""
+    """random, k_center, facility_location, dpp, relevance, difficulty, uncertainty, perplexity or
+    influence."""
     rows: int
+    target: str | None = None
+    """Of relevance: a file or a folder of texts that the rows should be like. None: in a study its
+    documents."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Of the method: {low: 0.1}."""
 
@@ -31,6 +37,11 @@ class SelectSettings:
         if self.rows < 1:
             raise ConfigError(f"select.rows is {self.rows}.", "give a whole number from 1.")
         self.selection()
+        if self.target is not None and not self.needs_target:
+            raise ConfigError(
+                f"select.target is {self.target}, and {self.method} looks at no target.",
+                "select by relevance, or leave `target` out.",
+            )
 
     def selection(self) -> Selection:
         """The method with its settings."""
@@ -40,7 +51,21 @@ class SelectSettings:
     @property
     def needs_base(self) -> bool:
         """Whether the base must read the rows first."""
-        return bool({"losses", "alone", "margins"} & set(SELECTIONS.get(self.method).needs))
+        read = {"losses", "alone", "margins", "influence"}
+        return bool(read & set(SELECTIONS.get(self.method).needs))
+
+    @property
+    def needs_target(self) -> bool:
+        """Whether rows are compared with a target."""
+        return "bags" in SELECTIONS.get(self.method).needs
+
+    def read_target(self) -> ReadResult | None:
+        """What `target` names; None: it names nothing.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        return None if self.target is None else read(self.target)
 
     def check(self, there: int) -> None:
         """Refuse to choose more rows than there are.
@@ -87,6 +112,11 @@ def vectors_of(
     from domainwright.models.encoder import default_encoder
 
     return default_encoder().encode([question(r) or answer(r) for r in rows], listen, cache=cache)
+
+
+def bags_of(rows: Sequence[Row]) -> list[np.ndarray]:
+    """Buckets of the words and pairs of words of each row, question and answer."""
+    return [bag(content(row)) for row in rows]
 
 
 def left_out(wanted: SelectSettings, chosen: Chosen, count: int) -> dict[int, tuple[str, str]]:

@@ -20,3 +20,12 @@ Every other type of PEFT is a method under its own name: `peft:vera`.
 from domainwright.core.registry import Folder
 
 METHODS: Folder = Folder("domainwright.methods", "method", {"peft": "_peft_types"})
+
+LARGE = 1_000_000_000
+"""Parameters from which a method's learning rate for large bases applies."""
+
+
+def usual_rate(method: str, parameters: int) -> float:
+    """The method's learning rate for bases of so many parameters, where no other is asked for."""
+    size = "large" if parameters >= LARGE else "small"
+    return float(METHODS.get(method).learning_rate[size])

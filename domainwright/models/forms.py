@@ -80,6 +80,8 @@ class TrainRow:
     """Instead of the next token, what a head says at each supervised token: the label's number."""
     classes: int = 0
     """How many labels there are."""
+    task: str = ""
+    """Which of a run's tasks it belongs to."""
 
     @property
     def targets(self) -> int:

@@ -39,15 +39,16 @@ class Passage:
 
 
 def passages_of(documents: Sequence[Document]) -> list[Passage]:
-    """Documents cut into overlapping passages; each keeps its document's title and group."""
+    """Documents cut into overlapping passages; each keeps where it stood, and its group."""
     found = []
     for document in documents:
         words = document.text.split()
         step = PASSAGE_WORDS - OVERLAP_WORDS
         starts = range(0, max(1, len(words) - OVERLAP_WORDS), step)
+        title = document.heading + (f", page {document.page}" if document.page else "")
         for number, start in enumerate(starts):
             text = " ".join(words[start : start + PASSAGE_WORDS])
-            found.append(Passage(f"{document.id}#{number}", document.group, document.title, text))
+            found.append(Passage(f"{document.id}#{number}", document.group, title, text))
     return found
 
 

@@ -1,4 +1,7 @@
-"""Loss while training: one small drawing per run, all on one scale so they can be compared."""
+"""Loss while training: one small drawing per run, all on one scale so they can be compared.
+
+And loss by the number of training rows, where a study asks for that.
+"""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +12,7 @@ from markupsafe import Markup
 from domainwright.studies import _format as f
 from domainwright.studies._facts import in_order
 from domainwright.studies._svg import Scale, covering, join, line, plot, polyline, text
-from domainwright.studies.records import Training, Verdict
+from domainwright.studies.records import LearningCurve, Training, Verdict
 
 HEIGHT = 190
 POINTS = 500
@@ -53,6 +56,34 @@ def curves(verdict: Verdict) -> list[Curve]:
     return [Curve(names, training, _draw(names, training, y)) for names, training in runs]
 
 
+def by_rows(curve: LearningCurve) -> Markup:
+    """The loss after training on parts of the rows, with its intervals."""
+    x = covering([0.0, *(float(p.rows) for p in curve.points)])
+    y = covering([v for p in curve.points for v in (p.loss.low, p.loss.mean, p.loss.high)])
+    ticks = y.ticks(4)
+    parts = []
+    for t in ticks:
+        parts.append(line("0", y.up(t), "100%", y.up(t), "grid"))
+        parts.append(text("0", y.up(t), f.fixed(t, f.exact(ticks, 1)), "tick end", dx=-7, dy=4))
+    parts += [
+        text(x.at(t), "100%", f.count(t), "tick mid", dy=17) for t in x.ticks(6) if 0 <= t == int(t)
+    ]
+    means = [(float(p.rows), p.loss.mean) for p in curve.points]
+    parts.append(polyline(means, x, y, "checks development"))
+    for p in curve.points:
+        at = x.at(p.rows)
+        parts.append(line(at, y.up(p.loss.low), at, y.up(p.loss.high), "interval thin method"))
+        parts.append(_check(at, y.up(p.loss.mean), "development"))
+    about = "; ".join(
+        f"{f.count(p.rows)} rows: {p.loss.mean:.3f} nats per token" for p in curve.points
+    )
+    return plot(join(parts), HEIGHT, about)
+
+
+def _check(x: str, y: str, css: str) -> Markup:
+    return Markup('<circle class="check {}" cx="{}" cy="{}" r="3.5"/>').format(css, x, y)
+
+
 def _series(training: Training, name: str) -> Points:
     return [
         (line_["step"], line_[name])
@@ -86,12 +117,7 @@ def _draw(names: list[str], training: Training, y: Scale) -> Markup:
         points = _series(training, name)
         css = name.removesuffix("_loss")
         parts.append(polyline(points, x, y, f"checks {css}"))
-        parts += [
-            Markup('<circle class="check {}" cx="{}" cy="{}" r="3.5"/>').format(
-                css, x.at(a), y.up(b)
-            )
-            for a, b in points
-        ]
+        parts += [_check(x.at(a), y.up(b), css) for a, b in points]
     return plot(join(parts), HEIGHT, _about(names, training))
 
 

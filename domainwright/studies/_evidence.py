@@ -14,9 +14,11 @@ from domainwright.core.artifacts import sha256_json
 from domainwright.core.errors import ConfigError
 from domainwright.core.progress import Listener
 from domainwright.core.records import Chat, Choice, Row, Text
+from domainwright.curate.content import content
 from domainwright.curate.dataset import row_as_json
-from domainwright.curate.select import vectors_of
+from domainwright.curate.select import bags_of, vectors_of
 from domainwright.curate.selection import Seen
+from domainwright.curate.selection.relevance import target_bag
 from domainwright.evaluate.tasks.answers import REFERENCE_TOKENS, reference_ids
 from domainwright.infer.likelihood import Likelihood, Request, score
 from domainwright.models.base import Base
@@ -33,15 +35,19 @@ def seen(
     base: Callable[[], Base],
     cache: Path,
     listen: Listener,
+    target: Callable[[], Sequence[str]] = tuple,
+    influence: Callable[[], np.ndarray] | None = None,
 ) -> Seen:
     """What is known of the rows, as far as it is needed.
 
     Args:
         base: loads the base; called only if the rows must be read by it.
         cache: folder of what was read before.
+        target: reads the texts that rows should be like; called only if a method asks for them.
+        influence: finds the rows' influence on the development rows; likewise.
 
     Raises:
-        ConfigError: plain text, where a question is to be compared with its answer.
+        ConfigError: plain text, where a question is to be compared with its answer; no target.
     """
     if "alone" in needs and any(isinstance(row, Text) for row in rows):
         raise ConfigError(
@@ -51,7 +57,7 @@ def seen(
     vectors = vectors_of(rows, listen, cache) if "vectors" in needs else None
     read = {}
     if {"losses", "alone", "margins"} & set(needs):
-        read = _read(rows, "alone" in needs, base(), cache, listen)
+        read = _read(rows, needs, base(), cache, listen)
     return Seen(
         count=len(rows),
         seed=seed,
@@ -59,34 +65,45 @@ def seen(
         loss_N=read.get("losses"),
         alone_N=read.get("alone"),
         margin_N=read.get("margins"),
+        length_N=np.array([len(content(row)) for row in rows]) if "lengths" in needs else None,
+        bags_N=bags_of(rows) if "bags" in needs else None,
+        target_B=target_bag(target()) if "bags" in needs else None,
+        influence_N=influence() if influence and "influence" in needs else None,
     )
 
 
 def _read(
-    rows: Sequence[Row], alone: bool, base: Base, cache: Path, listen: Listener
+    rows: Sequence[Row], needs: tuple[str, ...], base: Base, cache: Path, listen: Listener
 ) -> dict[str, np.ndarray]:
-    key = sha256_json([base.sha256, str(base.dtype), alone, [row_as_json(row) for row in rows]])
+    wanted = {"alone": "alone" in needs, "margins": "margins" in needs}
+    key = sha256_json([base.sha256, str(base.dtype), wanted, [row_as_json(row) for row in rows]])
     file = cache / f"losses-{key[:24]}.safetensors"
     try:
         return dict(load_file(file))
     except (OSError, SafetensorError):
-        found = losses(base, rows, listen, alone=alone)
+        found = losses(base, rows, listen, **wanted)
     cache.mkdir(parents=True, exist_ok=True)
     save_file(found, file)
     return found
 
 
 def losses(
-    base: Base, rows: Sequence[Row], listen: Listener, *, alone: bool = False
+    base: Base,
+    rows: Sequence[Row],
+    listen: Listener,
+    *,
+    alone: bool = False,
+    margins: bool = True,
 ) -> dict[str, np.ndarray]:
-    """{"losses": (N,)}, of choices "margins" too, with `alone` the losses without the question."""
+    """{"losses": (N,)}, with `margins` those of choices too, with `alone` the losses without the
+    question."""
     asked = [_request(base, row) for row in rows]
     found = {"losses": _per_token(score(base, asked, listen=listen, stage=STAGE))}
     if alone:
         bare = [Request(_start(base), r.continuation) for r in asked]
         found["alone"] = _per_token(score(base, bare, listen=listen, stage=STAGE))
     choices = [row for row in rows if isinstance(row, Choice)]
-    if len(choices) == len(rows):
+    if margins and len(choices) == len(rows):
         found["margins"] = _margins(base, choices, listen)
     return found
 

@@ -14,11 +14,12 @@ from domainwright.studies.study import MARK, StudySettings, plain, read_study
 STUDY_FILE = "study.yaml"
 OF_STUDY = (
     *("trials", "search", "lessons", "dataset", "plan.json", "verdict.json", "report.html"),
-    *("refine", "champion.json", MANIFEST),
+    *("refine", "champion.json", "tracking", MANIFEST),
 )
 OF_RUN = (
     "adapter",
     "checkpoints",
+    "chosen.json",
     "dataset",
     "lessons",
     "metrics.jsonl",
@@ -27,14 +28,17 @@ OF_RUN = (
     "set_aside.jsonl",
     "refine",
     "champion.json",
+    "tracking",
 )
 SAME_RESULT = (
     "train.micro_tokens",
     "train.gradient_checkpointing",
     "train.checkpoint_every",
     "budget.memory_gb",
+    "track",
 )
-"""Settings that may differ on --resume: they change memory and disk, not what is measured."""
+"""Settings that may differ on --resume: they change memory, disk and who is told, not what is
+measured."""
 
 
 def claim(folder: Path, kinds: tuple[str, ...]) -> None:

@@ -5,27 +5,29 @@ them is given away. Every row made is kept or set aside, as if it stood in a fil
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from domainwright.core.artifacts import sha256_json
 from domainwright.core.config import as_mapping
-from domainwright.core.errors import DataError
+from domainwright.core.errors import ConfigError, DataError
 from domainwright.core.progress import Listener, Step
 from domainwright.core.records import Document, Row, SetAside
 from domainwright.curate._synonyms import built_in, read_synonyms
 from domainwright.curate.augment import Augmented, AugmentSettings, augment
 from domainwright.curate.augmentation import Tools
+from domainwright.curate.content import content
 from domainwright.curate.mixing import epoch
 from domainwright.curate.read import ReadResult
-from domainwright.curate.select import select
+from domainwright.curate.select import SelectSettings, select
 from domainwright.curate.split import Split
 from domainwright.curate.validity import Against
 from domainwright.models.base import Base
 from domainwright.models.encoder import default_encoder
 from domainwright.studies._evidence import seen
+from domainwright.studies._influence import kept_influence
 from domainwright.studies._writer import BaseWriter
 from domainwright.studies.study import StudySettings, read_domain
 
@@ -62,7 +64,26 @@ def shape(
     shaped = Shape(list(divided.train))
     vectors = folder / "vectors"
     if wanted := study.data.select:
-        see = partial(seen, shaped.rows, seed=study.seed, base=base, cache=vectors, listen=listen)
+        see = partial(
+            seen,
+            shaped.rows,
+            seed=study.seed,
+            base=base,
+            cache=vectors,
+            listen=listen,
+            target=partial(_target, wanted, documents),
+            influence=partial(
+                kept_influence,
+                shaped.rows,
+                divided.dev,
+                wanted.selection(),
+                base=base,
+                max_tokens=study.train.max_tokens,
+                seed=study.seed,
+                cache=vectors,
+                listen=listen,
+            ),
+        )
         shaped.rows, shaped.set_aside = select(shaped.rows, wanted, see)
     own = list(shaped.rows)
     hidden = [*divided.dev, *divided.test]
@@ -82,16 +103,26 @@ def shape(
     return shaped
 
 
-def mixed(
-    study: StudySettings,
-    rows: Sequence[Row],
-    entries: Sequence[str | dict],
-    reads: Sequence[ReadResult],
-) -> tuple[tuple[int, ...] | None, tuple[str, ...]]:
-    """(numbers of the training rows that an epoch reads, what the verdict says of it).
+def tasks_of(
+    rows: Sequence[Row], entries: Sequence[str | dict], reads: Sequence[ReadResult]
+) -> dict[str, str]:
+    """Id of a row -> its task: what its file's entry says, or the file's name without its ending.
 
     Args:
-        entries: of `data.train`, in the order in which `reads` begins.
+        rows: all rows, made ones too.
+        entries: of all files, in the order in which `reads` begins.
+    """
+    named: dict[str, str] = {}
+    for entry, result in zip(entries, reads, strict=False):
+        own = entry.get("task") if isinstance(entry, dict) else None
+        named |= dict.fromkeys((row.id for row in result.rows), str(own or Path(result.file).stem))
+    return {row.id: _task(row, named) for row in rows}
+
+
+def mixed(
+    study: StudySettings, rows: Sequence[Row], task_of: Mapping[str, str]
+) -> tuple[tuple[int, ...] | None, tuple[str, ...]]:
+    """(numbers of the training rows that an epoch reads, what the verdict says of it).
 
     Raises:
         ConfigError: weights that do not name the tasks.
@@ -100,11 +131,7 @@ def mixed(
     mix = study.data.mix
     if mix is None:
         return None, ()
-    named: dict[str, str] = {}
-    for entry, result in zip(entries, reads, strict=False):
-        own = entry.get("task") if isinstance(entry, dict) else None
-        named |= dict.fromkeys((row.id for row in result.rows), str(own or Path(result.file).stem))
-    tasks = [_task(row, named) for row in rows]
+    tasks = [task_of[row.id] for row in rows]
     sizes = Counter(tasks)
     if len(sizes) < 2:
         raise DataError(
@@ -124,6 +151,18 @@ def unwritten(study: StudySettings) -> StudySettings:
     """The study without augmentations for which a model must write."""
     ways = tuple(way for way in study.data.augment if "writer" not in way.needs)
     return replace(study, data=replace(study.data, augment=ways))
+
+
+def _target(wanted: SelectSettings, documents: Sequence[Document]) -> list[str]:
+    """What the chosen rows should be like: the target's texts, else the study's documents."""
+    aim = wanted.read_target()
+    rows: Sequence[Row] = aim.rows if aim else documents
+    if not rows:
+        raise ConfigError(
+            f"{wanted.method} needs a target, and the study has no documents.",
+            "set `select: {target: FILE_OR_FOLDER}`, or give `data.documents`.",
+        )
+    return [content(row) for row in rows]
 
 
 def _task(row: Row, named: dict[str, str]) -> str:

@@ -62,11 +62,15 @@ def join(parts: Iterable[Markup]) -> Markup:
     return Markup("").join(parts)
 
 
-def mark(x: str, y: str, kind: str, *, hollow: bool = False, title: str = "") -> Markup:
-    """The mark of one strategy."""
+def mark(
+    x: str, y: str, kind: str, *, css: str = "", hollow: bool = False, title: str = ""
+) -> Markup:
+    """The mark of one strategy: its kind gives the outline, and the colour where `css` is empty."""
     return Markup(
         '<svg x="{}" y="{}"><path class="mark {}{}" d="{}"><title>{}</title></path></svg>'
-    ).format(x, y, kind, " hollow" if hollow else "", MARKS.get(kind, MARKS["method"]), title)
+    ).format(
+        x, y, css or kind, " hollow" if hollow else "", MARKS.get(kind, MARKS["method"]), title
+    )
 
 
 def line(x1: str, y1: str, x2: str, y2: str, css: str) -> Markup:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from domainwright.core.artifacts import aside
+from domainwright.core.artifacts import aside, sha256_json
 from domainwright.core.errors import CapabilityError, RunFailed
 from domainwright.core.progress import Listener
 from domainwright.core.records import Row, Text
@@ -15,9 +15,10 @@ from domainwright.studies.ablation import advice, gain
 from domainwright.studies.data import StudyData
 from domainwright.studies.learning_curve import learning_curve
 from domainwright.studies.plan import Plan
-from domainwright.studies.records import Candidate, LearningCurve, Search, StrategyResult
+from domainwright.studies.records import Candidate, LearningCurve, Search, StrategyResult, Transfer
 from domainwright.studies.search import Losses, race, without_winner
 from domainwright.studies.study import StudySettings
+from domainwright.studies.transfer import transfer
 from domainwright.studies.tune import Tuned, Wanted, advance, tune
 
 
@@ -77,6 +78,7 @@ class Trainer:
             memory_gb=study.budget.memory_gb,
             planned=self.plan.run_of(method),
             lessons=self.folder / "lessons",
+            tasks=self.data.tasks,
         )
 
     def winner(self) -> str:
@@ -194,6 +196,28 @@ class Trainer:
         groups = {row.id: row.group for row in self.data.split.dev}
         found = gain(without, with_made, groups)
         return advice(method, len(made), steps, found)
+
+    def transfer(self, results: Sequence[StrategyResult], best: str) -> Transfer | None:
+        """What the tasks do for each other under that method; None: not asked, or one task."""
+        leader = _leader(results, best)
+        if not self.study.evaluate.transfer or leader is None:
+            return None
+        method, steps = leader
+        trial, train = self.folder / "trials" / method, self.data.lessons.train
+
+        def losses_of(rows: Sequence[Row], steps: int, left_out: str | None) -> Losses:
+            wanted = self._wanted(method, trial)
+            if left_out is not None:
+                place = trial / f"without-{sha256_json(left_out)[:8]}"
+                one = len({self.data.tasks.get(row.id) for row in rows}) == 1
+                tasks = None if one else wanted.settings.tasks
+                settings = replace(wanted.settings, steps=None, tasks=tasks)
+                wanted = replace(self._wanted(method, place), rows=rows, steps=steps, planned=None)
+                wanted = replace(wanted, settings=settings)
+            return advance(wanted, steps, listen=self.listen, stop=self.stop).losses
+
+        groups = {row.id: row.group for row in self.data.split.dev}
+        return transfer(method, train, self.data.tasks, steps, losses_of, groups)
 
 
 def _leader(results: Sequence[StrategyResult], best: str) -> tuple[str, int] | None:

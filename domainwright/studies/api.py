@@ -3,7 +3,7 @@
 import difflib
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,10 +31,13 @@ from domainwright.studies.plan import Plan, make_plan
 from domainwright.studies.records import StrategyResult, Training, Verdict, read_verdict
 from domainwright.studies.refine.champion import in_force
 from domainwright.studies.study import StudySettings, read_study, write_resolved
+from domainwright.studies.tracking import check_trackers, tracked
 from domainwright.studies.tune import Wanted, tune
 
 if TYPE_CHECKING:
     import polars
+
+    from domainwright.studies.plot import Drawing
 
 RUNS = Path("runs")
 ENDS = (("", "mean"), ("_low", "low"), ("_high", "high"))
@@ -58,6 +61,17 @@ class Decided:
         import polars
 
         return polars.DataFrame([_flat(r, self.verdict) for r in self.verdict.strategies])
+
+    def plot(self, kind: str = "scores") -> "Drawing":
+        """A drawing of the report, for a notebook or to be saved: scores, pareto or curve.
+
+        Raises:
+            ConfigError: there is no such plot.
+            DataError: the study measured nothing that it could show.
+        """
+        from domainwright.studies.plot import draw
+
+        return draw(self.verdict, kind)
 
     @property
     def best(self) -> "Run":
@@ -167,8 +181,13 @@ def decide(
         overrides: "a.b=value" each, as with --set.
     """
     settings = _settings(study, overrides)
+    check_trackers(settings.track)
     target = Path(folder) if folder else RUNS / str(settings.name or "study")
-    verdict = run_study(settings, target, resume=resume, fresh=fresh, listen=listen, stop=stop)
+    with tracked(settings, target, listen) as told:
+        verdict = run_study(settings, target, resume=resume, fresh=fresh, listen=told, stop=stop)
+        results = [_flat(r, verdict) for r in verdict.strategies]
+        files = [target / "verdict.json", target / "report.html"]
+        told.finish(results, files, verdict.recommendation.sentence)
     return Decided(verdict, target)
 
 
@@ -216,6 +235,7 @@ def train_method(
         ConfigError: the folder holds a run and `resume` is off, or something else.
     """
     settings = _settings(study, overrides)
+    check_trackers(settings.track)
     folder = Path(folder)
     METHODS.get(method)
     claim(folder, OF_RUN)
@@ -247,9 +267,12 @@ def train_method(
         folder=folder,
         parents={"dataset": data.hash, "base": base.sha256},
         memory_gb=settings.budget.memory_gb,
+        tasks=data.tasks,
     )
-    tuned = tune(wanted, resume=resume, listen=listen, stop=stop)
-    return tuned.training
+    with tracked(settings, folder, listen) as told:
+        training = tune(wanted, resume=resume, listen=told, stop=stop).training
+        told.finish([{"strategy": method, **asdict(training)}], [folder / "training.json"], "")
+    return training
 
 
 def load_run(folder: str | Path, strategy: str | None = None) -> Run:

@@ -7,6 +7,9 @@
     total       T = F + months / 12 · R + months · (storage + questions / 1000 · c)
     break-even  Q* = (F' difference) / (months · (c_b - c_a) / 1000)        questions a month
     benefit     B = months · questions · (score · right - (1 - score) · wrong) - T
+                B = months · questions · mean of v(true label, label answered) - T
+
+v is `right` for the true label, else minus the cost of that error in the price book.
 
 F' is F with its refreshes and storage: all that does not grow with the questions. Every
 figure follows from numbers that the report shows.
@@ -19,10 +22,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import combinations
 
-from domainwright.maths.bootstrap import Interval
+import numpy as np
+
+from domainwright.maths.bootstrap import Interval, interval
 from domainwright.studies._choice import parts
+from domainwright.studies.confusion import check_results
 from domainwright.studies.prices import PriceSettings
 from domainwright.studies.records import (
+    Answered,
     BreakEven,
     Costs,
     Data,
@@ -60,10 +67,10 @@ def costs(
         r.name for r in done if r.retention and r.retention.nats_change.mean > max_forgetting
     }
 
-    def all_of(book: PriceSettings) -> list[StrategyCost]:
-        return [_cost(r, book, data, gigabytes.get(r.name, 0.0)) for r in done]
+    def all_of(book: PriceSettings, *, spread: bool = False) -> list[StrategyCost]:
+        return [_cost(r, book, data, gigabytes.get(r.name, 0.0), spread=spread) for r in done]
 
-    found = all_of(prices)
+    found = all_of(prices, spread=True)
     first = _first(found, refused)
     varied = []
     for name in _scaled(prices):
@@ -84,14 +91,26 @@ def costs(
 
 
 def at_prices(verdict: Verdict, prices: PriceSettings) -> Verdict:
-    """The verdict with its costs reckoned with another price book."""
+    """The verdict with its costs reckoned with another price book.
+
+    Raises:
+        ConfigError: the book has costs for labels that the test items do not have.
+    """
+    check_results(prices, verdict.strategies)
     stored = {} if verdict.costs is None else verdict.costs.gigabytes
     limit = verdict.max_forgetting
     found = costs(verdict.strategies, prices, verdict.data, gigabytes=stored, max_forgetting=limit)
     return replace(verdict, costs=found)
 
 
-def _cost(r: StrategyResult, prices: PriceSettings, data: Data, gigabytes: float) -> StrategyCost:
+def _cost(
+    r: StrategyResult, prices: PriceSettings, data: Data, gigabytes: float, *, spread: bool
+) -> StrategyCost:
+    """One strategy's costs.
+
+    Args:
+        spread: also draw the interval of what its errors cost; the order needs the mean alone.
+    """
     assert r.seconds_per_answer is not None
     if prices.input_million is None or prices.output_million is None:
         thousand = 1000 * r.seconds_per_answer / 3600 * prices.machine_hour
@@ -118,21 +137,35 @@ def _cost(r: StrategyResult, prices: PriceSettings, data: Data, gigabytes: float
         refresh=refresh,
         storage_month=storage,
         total=total,
-        benefit=_benefit(r.score, prices, total),
+        benefit=_benefit(r, prices, total, spread=spread),
     )
 
 
-def _benefit(score: Interval | None, prices: PriceSettings, total: float) -> Interval | None:
-    if score is None or prices.right is None:
+def _benefit(
+    r: StrategyResult, prices: PriceSettings, total: float, *, spread: bool
+) -> Interval | None:
+    asked = prices.months * prices.questions_month
+    if prices.errors and r.answered:
+        value = _value(r.answered, prices, spread=spread)
+        return Interval(*(asked * x - total for x in (value.mean, value.low, value.high)))
+    if r.score is None or prices.right is None:
         return None
     right, wrong = prices.right, prices.wrong
-    asked = prices.months * prices.questions_month
     return Interval(
         *(
             asked * (x * right - (1 - x) * wrong) - total
-            for x in (score.mean, score.low, score.high)
+            for x in (r.score.mean, r.score.low, r.score.high)
         )
     )
+
+
+def _value(answers: Sequence[Answered], prices: PriceSettings, *, spread: bool) -> Interval:
+    """What an answer brings on average, whole groups drawn."""
+    each = [prices.value(x.true, x.answered) for x in answers for _ in range(x.items)]
+    if spread:
+        return interval(np.array(each), [x.group for x in answers for _ in range(x.items)])
+    mean = float(np.mean(each))
+    return Interval(mean, mean, mean)
 
 
 def _first(found: Sequence[StrategyCost], refused: set[str]) -> str:
@@ -142,7 +175,7 @@ def _first(found: Sequence[StrategyCost], refused: set[str]) -> str:
 
 def _scaled(prices: PriceSettings) -> list[str]:
     """Numbers of the book that are not 0: what another value of could change the order."""
-    unit = ("currency", "months", "refreshed")
+    unit = ("currency", "months", "refreshed", "errors")
     return [f.name for f in fields(prices) if f.name not in unit and getattr(prices, f.name)]
 
 

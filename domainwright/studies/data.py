@@ -1,8 +1,8 @@
 """The first step of every study: files to a locked split, leaks removed, counts that add up."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,12 @@ from domainwright.core.seeds import share
 from domainwright.curate.dataset import write_dataset
 from domainwright.curate.duplicates import drop_duplicates
 from domainwright.curate.overlap import overlap, remove_leaks
-from domainwright.curate.read import read_all
+from domainwright.curate.read import ReadResult, read_all
 from domainwright.curate.split import Split, split, split_given
 from domainwright.models.base import Base
 from domainwright.studies._base import base_of
-from domainwright.studies._shape import mixed, shape
+from domainwright.studies._cleaned import curated
+from domainwright.studies._shape import mixed, shape, tasks_of
 from domainwright.studies.records import Data, Source
 from domainwright.studies.study import DataSettings, StudySettings
 
@@ -52,6 +53,8 @@ class StudyData:
     """The split with training and development rows as a tuned model is asked; see `_asked`."""
     order: tuple[int, ...] | None = None
     """Numbers of the training rows that an epoch reads, some twice, some not. None: all once."""
+    tasks: Mapping[str, str] = field(default_factory=dict)
+    """Id of a row -> its task."""
     notes: tuple[str, ...] = ()
     """What the verdict should say beside its reasons."""
 
@@ -92,7 +95,7 @@ def prepare(
     base: Callable[[], Base] | None = None,
     listen: Listener = quiet,
 ) -> StudyData:
-    """Read, convert, deduplicate, split, remove leaks, choose and make training rows; write
+    """Read, convert, deduplicate, curate, split, remove leaks, choose and make training rows; write
     `folder/dataset`.
 
     Args:
@@ -121,14 +124,14 @@ def prepare(
         parts[role], doubled = drop_duplicates(parts.get(role, []))
         aside += doubled
     task = _task(parts)
+    curation = curated(study, parts, listen)
+    parts["train"] = curation.train
+    aside += curation.set_aside
     divided = _divided(study.data, study.seed, parts)
     document_reads = read_all(study.data.documents, as_documents=True)
-    documents = tuple(
-        row for result in document_reads for row in result.rows if isinstance(row, Document)
-    )
+    documents = _documents(document_reads)
     sources += [_source(result, "documents") for result in document_reads]
     report = overlap([*divided.train, *divided.dev], divided.test, documents)
-    leaks = Counter(leak.kind for leak in report.leaks)
     cleaned, dropped = _without_leaks(divided, report)
     load = base or cache(lambda: base_of(study))
     shaped = shape(study, cleaned, documents, base=load, folder=folder, listen=listen)
@@ -136,7 +139,9 @@ def prepare(
     aside += dropped + shaped.set_aside
     reads += shaped.made
     sources += [_source(result, "augment") for result in shaped.made]
-    order, notes = mixed(study, shaped.rows, [e for r, e in roles if r == "train"], reads)
+    everyone = [*cleaned.train, *cleaned.dev, *cleaned.test]
+    tasks = tasks_of(everyone, [entry for _, entry in roles], reads)
+    order, notes = mixed(study, cleaned.train, tasks)
     manifest = write_dataset(folder / "dataset", cleaned, aside, reads)
     everything = [x for r in (*reads, *document_reads) for x in r.set_aside] + aside
     return StudyData(
@@ -146,11 +151,16 @@ def prepare(
         hash=manifest["hash"],
         sources=sources,
         set_aside=everything,
-        leaks=dict(leaks),
+        leaks=dict(Counter(leak.kind for leak in report.leaks)),
         documents_overlap=len({leak.test for leak in report.in_documents}),
         order=order,
-        notes=notes,
+        tasks=tasks,
+        notes=(*curation.notes, *notes),
     )
+
+
+def _documents(reads: Sequence[ReadResult]) -> tuple[Document, ...]:
+    return tuple(row for read in reads for row in read.rows if isinstance(row, Document))
 
 
 def _divided(settings: DataSettings, seed: int, parts: dict[str, list[Row]]) -> Split:

@@ -23,15 +23,18 @@ from domainwright.evaluate.retained import Retained, change
 from domainwright.evaluate.tasks import TASKS
 from domainwright.maths.significance import detectable
 from domainwright.models.base import Base
+from domainwright.studies import transfer
 from domainwright.studies._asked import as_asked, prompters_of
 from domainwright.studies._base import base_of
 from domainwright.studies._choice import STAND_IN, failed, kind, parts, score_name, strategies
 from domainwright.studies._exam import Exam, suite_of
 from domainwright.studies._explain import would_change
 from domainwright.studies._folder import OF_STUDY, STUDY_FILE, claim, open_study
-from domainwright.studies._format import unit
+from domainwright.studies._live import Live
 from domainwright.studies._training import Trainer
 from domainwright.studies._written import write_study
+from domainwright.studies.by_task import by_task
+from domainwright.studies.confusion import answered, check_labels
 from domainwright.studies.costs import costs
 from domainwright.studies.data import StudyData, prepare
 from domainwright.studies.judge import (
@@ -75,7 +78,7 @@ def decide(
     with lock(folder):
         open_study(study, folder, resume=resume, fresh=fresh)
         write_resolved(study, folder / STUDY_FILE)
-        return _Study(study, folder, resume, listen, stop).run()
+        return _Study(study, folder, resume, Live(listen), stop).run()
 
 
 @dataclass
@@ -85,7 +88,7 @@ class _Study:
     study: StudySettings
     folder: Path
     resume: bool
-    listen: Listener
+    listen: Live
     stop: Callable[[], bool]
 
     def run(self) -> Verdict:
@@ -110,18 +113,20 @@ class _Study:
         self.plan = self._plan(names)
         self.exam = self._exam()
         rows = self.exam.rows
+        check_labels(study.prices, rows)
         expected = detectable(len(rows))
         check_detectable(len(rows), expected, study.evaluate.difference)
         self.trainer = self._trainer()
+        self.listen.plan(self.plan, names, study.seeds)
         before = self.exam.retained("base", nullcontext())
         results: list[StrategyResult] = []
         for name in names:
+            self.listen.start(len(results))
             if self.plan.candidates and parts(name)[0]:
                 name = name.replace(STAND_IN, self.trainer.winner())
+            self.listen.start(len(results), name)
             results.append(self._trial(name, before))
-            self.listen(
-                Step("strategies", len(results), len(names), _facts(results[-1], self.score))
-            )
+            self.listen.finish(results[-1], self.score)
         return self._verdict([*results, *skipped], before, expected)
 
     def _exam(self) -> Exam:
@@ -154,21 +159,17 @@ class _Study:
             stop=self.stop,
         )
 
-    def _further_seeds(self, name: str) -> list[list[Item]]:
-        """The answers of the same method trained with the study's other seeds.
+    def _further(self, name: str, number: int) -> list[Item]:
+        """The answers of the same method trained with another of the study's seeds.
 
         Raises:
-            RunFailed: one of them fails its checks.
+            RunFailed: it fails its checks.
         """
         method, prompting = parts(name)
-        runs: list[list[Item]] = []
-        for number in range(1, self.study.seeds if method else 1):
-            assert method is not None
-            tuned = self.trainer.further(method, number)
-            with tuned.adapter.attached():
-                place = f"seed-{number}/scorecard"
-                runs.append(self.exam.ask(name, prompting, tuned.hash, place))
-        return runs
+        assert method is not None
+        tuned = self.trainer.further(method, number)
+        with tuned.adapter.attached():
+            return self.exam.ask(name, prompting, tuned.hash, f"seed-{number}/scorecard")
 
     def _plan(self, names: Sequence[str]) -> Plan:
         """The plan of an interrupted run is kept: its sizes are part of what was measured."""
@@ -200,7 +201,9 @@ class _Study:
         try:
             with context:
                 runs = [self.exam.ask(name, prompting, adapter_hash)]
-            runs += self._further_seeds(name)
+            for number in range(1, self.study.seeds if method else 1):
+                self.listen.so_far(self.score, summarise(pooled(runs))["score"])
+                runs.append(self._further(name, number))
         except (ConfigError, RunFailed, CapabilityError) as error:
             # Its prompts do not fit the base's context, or another seed fails. Without the
             # reference nothing is left.
@@ -217,6 +220,7 @@ class _Study:
             adapter=f"trials/{method}/adapter" if method else None,
             note=self.prompters.note(prompting),
             prepare_seconds=self.prompters.prepare_seconds(prompting),
+            answered=answered(items),
             **summarise(items),
         )
 
@@ -230,7 +234,9 @@ class _Study:
         curve = self.trainer.curve(results, advice.strategy)
         told = [curve.advice] if curve else []
         helped = self.trainer.ablation(results, advice.strategy)
-        told += [*([helped] if helped else []), *self.plan.notes, *self.data.notes]
+        moved = self.trainer.transfer(results, advice.strategy)
+        told += [*([helped] if helped else []), *(transfer.advice(moved) if moved else [])]
+        told += [*self.plan.notes, *self.data.notes]
         advice = replace(advice, reasons=[*advice.reasons, *told])
         data = replace(
             self.data.record(self.exam.rows, expected),
@@ -281,6 +287,8 @@ class _Study:
             search=self.trainer.search,
             costs=priced,
             learning_curve=curve,
+            tasks=by_task(self.exam.items, self.data.tasks),
+            transfer=moved,
         )
         trained = [name for name, x in self.trainer.tuned.items() if isinstance(x, Tuned)]
         return write_study(self.folder, verdict, trained, list(self.exam.items), self.data.hash)
@@ -297,9 +305,3 @@ class _Study:
             + (vectors if parts(r.name)[1] != REFERENCE else 0.0)
             for r in results
         }
-
-
-def _facts(result: StrategyResult, score: str) -> dict[str, str]:
-    if result.score is None:
-        return {result.name: result.status}
-    return {result.name: f"{unit(score).label} {unit(score).levels(result.score)}"}

@@ -21,19 +21,27 @@ ALPHA = 0.05
 
 def summarise(items: Sequence[Item]) -> dict[str, Any]:
     """The fields of a StrategyResult that follow from its marked items."""
-    groups = [x.group for x in items]
     metrics = {name: float(np.mean([x.metrics[name] for x in items])) for name in items[0].metrics}
     tokens = sum(x.loss_tokens for x in items)
     if tokens:
         metrics["answer_loss"] = sum(x.loss or 0.0 for x in items) / tokens
     return {
-        "score": interval(_scores(items), groups),
+        "score": score_of(items),
         "metrics": metrics,
         "parsed": float(np.mean([x.mark.parsed for x in items])),
         "tokens_in": float(np.mean([x.tokens_in for x in items])),
         "tokens_out": float(np.mean([x.tokens_out for x in items])),
         "seconds_per_answer": float(np.mean([x.seconds for x in items])),
     }
+
+
+def score_of(items: Sequence[Item]) -> Interval:
+    return interval(_scores(items), [x.group for x in items])
+
+
+def lead(items: Sequence[Item], other: Sequence[Item]) -> Interval:
+    """By how much `items` are better, paired item by item."""
+    return interval(_scores(items) - _scores(other), [x.group for x in items])
 
 
 def retention_record(now: Retained, change: Change) -> Retention:
@@ -131,15 +139,12 @@ def _equals(
     for other in eligible:
         if other is best:
             continue
-        lead = interval(
-            _scores(items[best.name]) - _scores(items[other.name]),
-            [x.group for x in items[best.name]],
-        )
-        if lead.decided and lead.mean > 0:
-            reasons.append(f"{best.name} beats {other.name} by {unit(score).changes(lead)}.")
+        ahead = lead(items[best.name], items[other.name])
+        if ahead.decided and ahead.mean > 0:
+            reasons.append(f"{best.name} beats {other.name} by {unit(score).changes(ahead)}.")
         elif other.name == REFERENCE or _better(other):
             reasons.append(
-                f"{best.name} and {other.name} cannot be told apart ({unit(score).changes(lead)})."
+                f"{best.name} and {other.name} cannot be told apart ({unit(score).changes(ahead)})."
             )
             surer = _surer(items[best.name], items[other.name], score)
             if surer is None:

@@ -1,7 +1,9 @@
 """The price book: what an hour, a token, a label and a right answer are worth."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from domainwright.core.config import from_mapping
 from domainwright.core.errors import ConfigError
@@ -36,9 +38,24 @@ class PriceSettings:
     """What a right answer is worth. None: benefits are not weighed against costs."""
     wrong: float = 0.0
     """What a wrong answer costs."""
+    errors: dict[str, dict[str, float]] = field(default_factory=dict)
+    """True label -> label answered -> what that error costs, for rows with labels. A pair that is
+    not named costs `wrong`; "other" is an answer that is no label."""
+
+    @property
+    def weighed(self) -> bool:
+        """Whether benefits are weighed against costs."""
+        return self.right is not None or bool(self.errors)
+
+    def value(self, true: str, answered: str) -> float:
+        """What one answer brings; below 0: what it costs."""
+        if answered == true:
+            return self.right or 0.0
+        return -self.errors.get(true, {}).get(answered, self.wrong)
 
     def __post_init__(self) -> None:
-        for name in (f.name for f in fields(self) if f.name != "currency"):
+        _check_errors(self.errors)
+        for name in (f.name for f in fields(self) if f.name not in ("currency", "errors")):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise ConfigError(f"prices.{name} is {value}.", "give a number from 0.")
@@ -53,6 +70,32 @@ class PriceSettings:
                 "prices names one of input_million and output_million.",
                 "give both, or neither where answers cost machine time.",
             )
+
+
+def _check_errors(errors: Mapping[Any, Any]) -> None:
+    for true, row in errors.items():
+        if not isinstance(row, Mapping):
+            raise ConfigError(
+                f"prices.errors.{true} is {row!r}.",
+                "write {true label: {label answered: cost}}.",
+            )
+        for answered, cost in row.items():
+            strange = next((x for x in (true, answered) if not isinstance(x, str)), None)
+            if strange is not None:
+                # YAML 1.1 reads yes, no, on and off as true and false, and 1 as a number.
+                raise ConfigError(
+                    f"prices.errors names {strange!r}, which is no text.",
+                    'write the label in quotes, such as "yes".',
+                )
+            number = isinstance(cost, (int, float)) and not isinstance(cost, bool)
+            if not number or not 0 <= cost < float("inf"):
+                raise ConfigError(
+                    f"prices.errors.{true}.{answered} is {cost!r}.", "give a number from 0."
+                )
+            if answered == true:
+                raise ConfigError(
+                    f"prices.errors.{true}.{answered} is no error.", "leave it out; see `right`."
+                )
 
 
 def read_prices(path: Path) -> PriceSettings:

@@ -64,6 +64,17 @@ class Training:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """How often one label was answered where one was true, in one group of the test items."""
+
+    group: str
+    true: str
+    answered: str
+    """"other": no label of these."""
+    items: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StrategyResult:
     """One strategy on the locked test items."""
 
@@ -79,6 +90,8 @@ class StrategyResult:
     """None for zero_shot itself."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Means of further measures: rouge_l, exact_match, answer_loss (nats per token), …"""
+    answered: list[Answered] = field(default_factory=list)
+    """Of the first training seed; empty where the test items have no labels."""
     parsed: float | None = None
     """Share of replies in which an answer was found."""
     retention: Retention | None = None
@@ -204,6 +217,38 @@ class LearningCurve:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TaskScore:
+    """One strategy on the test items of one task."""
+
+    strategy: str
+    task: str
+    items: int
+    score: Interval
+    difference: Interval | None = None
+    """From zero_shot there; None for zero_shot itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """What learning one task does for another."""
+
+    task: str
+    on: str
+    gain: Interval
+    """What it takes off the development loss of `on`, nats per token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """Runs of one method, each without one of the tasks, beside the run on all."""
+
+    method: str
+    effects: list[Effect]
+    failed: dict[str, str] = field(default_factory=dict)
+    """Task -> why the run without it failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     strategy: str
     text: str
@@ -298,6 +343,10 @@ class Verdict:
     costs: Costs | None = None
     learning_curve: LearningCurve | None = None
     """None: not asked for, or too few rows."""
+    tasks: list[TaskScore] = field(default_factory=list)
+    """Scores task by task, where the test items are of several."""
+    transfer: Transfer | None = None
+    """None: not asked for, or fewer than two tasks."""
     schema: int = SCHEMA
 
     def as_json(self) -> dict[str, Any]:

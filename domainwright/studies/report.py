@@ -21,8 +21,10 @@ from markupsafe import Markup
 
 from domainwright.core.artifacts import write_atomic
 from domainwright.studies import _facts, _format
-from domainwright.studies._charts import forest, gain_and_forgetting
-from domainwright.studies._curves import curves
+from domainwright.studies._charts import forest
+from domainwright.studies._curves import by_rows, curves
+from domainwright.studies._maps import maps
+from domainwright.studies._pareto import dominated
 from domainwright.studies._svg import MARKS
 from domainwright.studies.records import Candidate, Data, Source, StrategyResult, Verdict
 
@@ -64,11 +66,14 @@ def render(verdict: Verdict) -> str:
             created=_date(verdict.created),
             measures=list(dict.fromkeys(m for r in results for m in r.metrics)),
             forest=forest(verdict),
-            map=gain_and_forgetting(verdict),
+            maps=maps(verdict),
+            dominated=dominated(verdict),
             curves=curves(verdict),
+            by_rows=by_rows,
             bars=_bars(results),
             raced=_raced(verdict),
             shown_prices=_shown(verdict),
+            answered=_answered(verdict),
             ranked=lambda replies: sorted(replies, key=lambda x: order.get(x.strategy, len(order))),
             sources=[Count(s) for s in verdict.data.sources],
             flow=_flow(verdict.data),
@@ -128,7 +133,22 @@ def _shown(verdict: Verdict) -> dict[str, Any]:
     if verdict.costs is None:
         return {}
     book = asdict(verdict.costs.prices)
+    book |= {
+        f"{true} answered {other}": cost
+        for true, row in book.pop("errors").items()
+        for other, cost in row.items()
+    }
     return {k: f"{v:g}" if isinstance(v, float) else v for k, v in book.items() if v is not None}
+
+
+def _answered(verdict: Verdict) -> list[tuple[str, str, dict[str, int]]]:
+    """(true label, label answered, strategy -> items), the groups of each taken together."""
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for r in _facts.measured(verdict):
+        for x in r.answered:
+            row = found.setdefault((x.true, x.answered), {})
+            row[r.name] = row.get(r.name, 0) + x.items
+    return [(*pair, row) for pair, row in sorted(found.items())]
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,9 +27,9 @@ from domainwright.core.artifacts import sha256_json, write_json
 from domainwright.core.errors import CapabilityError, RunFailed
 from domainwright.core.progress import Listener, Step, quiet
 from domainwright.maths.bootstrap import Interval, interval
+from domainwright.methods import usual_rate
 from domainwright.models.base import Base
 from domainwright.studies.records import Candidate, Search
-from domainwright.studies.tune import usual_rate
 
 Losses = list[tuple[str, float, int]]
 """(row, summed loss in nats, supervised tokens) of every development row."""
@@ -81,7 +81,7 @@ def candidates(base: Base, methods: Sequence[str], count: int, steps: int) -> tu
     """At most `count` of them: methods at their usual rate, each at three from nine on."""
     factors = FACTORS if count >= 9 else FACTORS[:1]
     return tuple(
-        Candidate(method=m, learning_rate=_round(f * usual_rate(base, m)), of=steps)
+        Candidate(method=m, learning_rate=_round(f * usual_rate(m, base.parameters)), of=steps)
         for m in methods[: count // len(factors)]
         for f in factors
     )

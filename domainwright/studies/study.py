@@ -18,6 +18,7 @@ from domainwright.prompting import PROMPTINGS
 from domainwright.prompting._sources import PromptSettings
 from domainwright.studies._yaml import read_yaml, write_yaml
 from domainwright.studies.prices import PriceSettings, read_prices
+from domainwright.studies.trackers import TRACKERS
 from domainwright.train.settings import TrainSettings
 
 DOMAINS = Path(__file__).parents[1] / "domains"
@@ -30,7 +31,7 @@ class DataSettings:
     """Where the rows come from. Paths are relative to the study file."""
 
     train: tuple[str | dict, ...]
-    """A file, a list of files, or {path, format, columns, share, task} each."""
+    """A file or a folder, a list of them, or {path, format, columns, share, task} each."""
     test: tuple[str | dict, ...] = ()
     """Test rows of your own. Empty: a part of the training rows is locked away for it."""
     development: tuple[str | dict, ...] = ()
@@ -41,6 +42,9 @@ class DataSettings:
     development_share: float = 0.1
     split_by_date: bool = False
     """Test on the newest rows instead of random groups."""
+    curate: bool = False
+    """Repair, redact and drop training rows with a reason before the split, by the domain's preset.
+    Test and development rows of your own stay as they are."""
     select: SelectSettings | None = None
     """Train on some of the training rows, chosen after the split: {method: k_center, rows: 200}."""
     augment: tuple[AugmentSettings, ...] = ()
@@ -93,6 +97,9 @@ class EvaluateSettings:
     learning_curve: bool = False
     """Also train the best method on a quarter and on half of the rows, to say whether more rows
     would help. Costs three quarters of a run."""
+    transfer: bool = False
+    """Also train the best method without each task of the files in turn, to say which tasks help or
+    hurt which. Costs nearly a run for every task."""
     retention: tuple[str | dict, ...] = ()
     """Further general text or choice files on which forgetting is measured."""
 
@@ -124,6 +131,8 @@ class StudySettings:
     train: TrainSettings = field(default_factory=TrainSettings)
     prices: PriceSettings = field(default_factory=PriceSettings)
     """What things cost: settings, or the path of a price book."""
+    track: tuple[str, ...] = ()
+    """Where figures are kept besides the study's folder: mlflow, trackio, tensorboard, wandb."""
     methods: dict[str, Any] = field(default_factory=dict)
     """Settings of single methods: {lora: {rank: 8}}."""
     seed: int = 0
@@ -176,6 +185,13 @@ class StudySettings:
                 f"strategies names one twice: {', '.join(self.strategies)}.",
                 "remove the repeated name.",
             )
+        if len(set(self.track)) < len(self.track):
+            raise ConfigError(
+                f"track names one twice: {', '.join(self.track)}.", "remove the repeated name."
+            )
+        for tracker in self.track:
+            if tracker not in TRACKERS:
+                TRACKERS.get(tracker)  # its own error names the nearest
         for method, settings in self.methods.items():
             from_mapping(METHODS.get(method).Settings, settings, f"methods {method}")
 
@@ -209,19 +225,7 @@ def read_study(path: Path | str, overrides: Sequence[str] = ()) -> StudySettings
     if isinstance(raw.get("prices"), str):
         raw["prices"] = as_mapping(read_prices(folder / Path(raw["prices"]).expanduser()))
     study = from_mapping(StudySettings, raw, path.name)
-    data = replace(
-        study.data,
-        train=_located(study.data.train, folder),
-        test=_located(study.data.test, folder),
-        development=_located(study.data.development, folder),
-        documents=_located(study.data.documents, folder),
-        augment=tuple(
-            replace(way, synonyms=str(folder / Path(way.synonyms).expanduser()))
-            if way.synonyms
-            else way
-            for way in study.data.augment
-        ),
-    )
+    data = _data_located(study.data, folder)
     evaluate = replace(study.evaluate, retention=_located(study.evaluate.retention, folder))
     base = study.base
     if (folder / base).is_dir():
@@ -295,6 +299,27 @@ def _override(raw: dict[str, Any], text: str) -> None:
                 f"--set {key}: {part!r} holds a value, not settings.", "name a setting that exists."
             )
     place[last] = read_yaml(value, f"--set {key}")
+
+
+def _data_located(data: DataSettings, folder: Path) -> DataSettings:
+    """The settings with all their paths made absolute from the study file's folder."""
+    select = data.select
+    if select and select.target:
+        select = replace(select, target=str(folder / Path(select.target).expanduser()))
+    return replace(
+        data,
+        train=_located(data.train, folder),
+        test=_located(data.test, folder),
+        development=_located(data.development, folder),
+        documents=_located(data.documents, folder),
+        select=select,
+        augment=tuple(
+            replace(way, synonyms=str(folder / Path(way.synonyms).expanduser()))
+            if way.synonyms
+            else way
+            for way in data.augment
+        ),
+    )
 
 
 def _located(entries: tuple[str | dict, ...], folder: Path) -> tuple[str | dict, ...]:

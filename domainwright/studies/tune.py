@@ -1,8 +1,8 @@
 """One training run with its pre-flight checks: rows in, adapter folder and figures out."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from domainwright.core.errors import DataError
 from domainwright.core.lock import lock
 from domainwright.core.progress import Listener, quiet
 from domainwright.core.records import Row, SetAside, Text
-from domainwright.methods import METHODS
+from domainwright.methods import METHODS, usual_rate
 from domainwright.methods._adapter import Adapter
 from domainwright.methods._head import HeadedAdapter
 from domainwright.models.base import Base
@@ -29,6 +29,7 @@ from domainwright.train.objective import penalties_of
 from domainwright.train.penalties._penalty import Given
 from domainwright.train.preflight import check_rows, check_template
 from domainwright.train.settings import TrainSettings
+from domainwright.train.tasks import balance_of, with_tasks
 from domainwright.train.teacher import dictated, with_blank_lessons, with_lessons
 
 WATCHED = 48
@@ -42,8 +43,6 @@ GENERAL_TOKENS = 3000
 measured on all of the suite."""
 PLANNED = "planned.json"
 """How a run fits into memory, decided once: a resumed run must not measure another answer."""
-LARGE = 1_000_000_000
-"""Parameters from which a method's learning rate for large bases applies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +84,8 @@ class Wanted:
     """Where what a teacher says is kept, for all runs of a study; None: in `folder`."""
     begin: Path | None = None
     """Adapter folder whose state the run goes on from; None: from the base."""
+    tasks: Mapping[str, str] = field(default_factory=dict)
+    """Id of a training row -> the task it belongs to."""
 
 
 def tune(
@@ -152,6 +153,7 @@ def _begin(wanted: Wanted, resume: bool, listen: Listener) -> _Begun:
         else build(base, method, wanted.method_settings, seed, labels)
     )
     kept, aside, parents = _taught(wanted, listen)
+    kept = with_tasks(kept, wanted.tasks)
     folder, longest = wanted.lessons or wanted.folder / "lessons", limit(base, settings)
     measured = [*wanted.general, *wanted.hidden]
     replay, unused, more = replay_rows(base, settings, measured, longest, folder, listen)
@@ -170,12 +172,13 @@ def _begin(wanted: Wanted, resume: bool, listen: Listener) -> _Begun:
     chosen = {
         **as_mapping(settings),
         "steps": total,
-        "learning_rate": settings.learning_rate or usual_rate(base, method),
+        "learning_rate": settings.learning_rate or usual_rate(method, base.parameters),
         "micro_tokens": found.micro_tokens,
         "gradient_checkpointing": found.gradient_checkpointing,
         "method": f"{method}@{kind.version}",
         **as_mapping(adapter.settings),
     }
+    write_json(wanted.folder / "chosen.json", chosen)
     job = _job(
         base,
         adapter,
@@ -208,12 +211,6 @@ def _taught(
     return kept, aside, wanted.parents | {"lessons": said}
 
 
-def usual_rate(base: Base, method: str) -> float:
-    """The method's learning rate for bases of this size, where no other is asked for."""
-    size = "large" if base.parameters >= LARGE else "small"
-    return float(METHODS.get(method).learning_rate[size])
-
-
 def _job(
     base: Base,
     adapter: Adapter,
@@ -240,6 +237,7 @@ def _job(
         recompute=found.gradient_checkpointing,
         replay=wish.replay,
         penalties=penalties_of(adapter, wish.settings, given),
+        balance=balance_of(wish.settings.tasks, wish.rows, wish.seed),
         seed=wish.seed,
         folder=folder,
         run_hash=identity,
@@ -326,7 +324,7 @@ def _identity(
             "settings": {k: v for k, v in chosen.items() if k not in free},
             "parents": parents,
             "seed": seed,
-            "rows": [(r.id, r.ids) for r in rows],
+            "rows": [(r.id, r.ids, r.task) for r in rows],
         }
     )
 

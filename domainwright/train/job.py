@@ -10,6 +10,7 @@ from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow
 from domainwright.train.penalties._penalty import Penalty
 from domainwright.train.settings import TrainSettings
+from domainwright.train.tasks import Balance
 
 
 class Interrupted(KeyboardInterrupt):
@@ -43,6 +44,8 @@ class Job:
     """General rows to be read too, as `settings.replay` says."""
     penalties: Sequence[Penalty] = ()
     """What leaving the base costs; made while the adapter was at its start."""
+    balance: Balance | None = None
+    """How its tasks share a step; None: all tokens count alike."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

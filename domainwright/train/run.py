@@ -80,10 +80,12 @@ class Run:
         self.state, tensors = found
         self.saved = self.state.step
         _restore(job.adapter, self.optimiser, tensors)
-        self.best, self.beyond, self.mean = (
+        self.best, self.beyond, self.mean, balance = (
             {k.removeprefix(p): v for k, v in tensors.items() if k.startswith(p)}
-            for p in ("best.", "beyond.", "mean.")
+            for p in ("best.", "beyond.", "mean.", "balance.")
         )
+        if job.balance is not None:
+            job.balance.load_state_dict(balance)
         if self.state.halved_to:
             self.job = replace(job, micro_tokens=min(job.micro_tokens, self.state.halved_to))
         return True
@@ -175,6 +177,8 @@ class Run:
 
     def save(self) -> None:
         kept = {"best": self.best, "beyond": self.beyond, "mean": self.mean}
+        if self.job.balance is not None:
+            kept["balance"] = self.job.balance.state_dict()
         write_checkpoint(self.job, self.optimiser, self.state, kept)
         self.saved = self.state.step
         self.write_metrics()

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from domainwright.core.errors import ConfigError
 from domainwright.train.regimes import ReplaySettings, check
+from domainwright.train.tasks import TaskSettings
 
 STEPS_A_CHECK = 15
 """A look costs as much as several steps; a short run has no time for many."""
@@ -108,6 +109,8 @@ class TrainSettings:
     """Strength of uniform noise on the embeddings while training; usual are 5 to 15."""
     r_drop: float = 0.0
     """Strength with which two readings of a row under different noise are made to agree."""
+    tasks: TaskSettings | None = None
+    """How several tasks share the steps. None: all tokens count alike."""
     average: float | None = None
     """Share of the run after which the adapter's states are averaged; the mean is judged like any
     other state at the end. None: not."""

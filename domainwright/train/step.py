@@ -98,9 +98,10 @@ def is_plain(job: Job) -> bool:
 
 
 def is_likelihood(job: Job) -> bool:
-    """Whether own rows have the mean loss of their answers as they stand."""
+    """Whether own rows have the mean loss of all their answers' tokens, as they stand."""
     settings = job.settings
-    return not settings.neftune and not settings.prompt_weight and shape_of(job) == Shape()
+    shaped = settings.neftune or settings.prompt_weight or job.balance
+    return not shaped and shape_of(job) == Shape()
 
 
 def add_gradients(
@@ -120,7 +121,7 @@ def add_gradients(
         if general and is_likelihood(job) and job.base.plain_head and not packing.labelled:
             loss, told["replay_loss"] = _both(job, packing, general, share)
         else:
-            loss = _own(job, packing, step, 1 - share, told)
+            loss = _balanced(job, optimiser, packing, step, 1 - share, told)
             if general:
                 told["replay_loss"] = _likelihood(job, Packing(job.base, general), share)
         for penalty in job.penalties:
@@ -131,6 +132,27 @@ def add_gradients(
                 cost += float(part.detach())
             told.setdefault(penalty.name, cost)
     return loss
+
+
+def _balanced(
+    job: Job,
+    optimiser: torch.optim.Optimizer,
+    packing: Packing,
+    step: int,
+    share: float,
+    told: dict[str, Any],
+) -> float:
+    """`_own`, task by task where the run has several to balance."""
+    if job.balance is None:
+        return _own(job, packing, step, share, told)
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    return job.balance.add_gradients(
+        packing,
+        step,
+        parameters,
+        lambda part, weight: _own(job, part, step, share * weight, told),
+        told,
+    )
 
 
 def _own(job: Job, packing: Packing, step: int, share: float, told: dict[str, Any]) -> float:

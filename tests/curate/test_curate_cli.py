@@ -84,6 +84,8 @@ def test_a_wrong_selection_is_said(tmp_path):
         (("--rows", 5), "give both"),
         (("--select", "k_centre", "--rows", 5), "'k_center'"),
         (("--select", "difficulty", "--rows", 5), "select in a study"),
+        (("--select", "perplexity", "--rows", 5), "select in a study"),
+        (("--select", "influence", "--rows", 5), "select in a study"),
         (("--select", "random", "--rows", 99), "31 rows are there"),
     ):
         done = dw("curate", files(tmp_path), "-o", tmp_path / "out", *given)

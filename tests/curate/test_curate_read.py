@@ -197,19 +197,19 @@ def test_a_folder_of_documents(tmp_path):
     (tmp_path / "sub" / "b.md").write_text("# Head\n\nBody\n")
     (tmp_path / "a.txt").write_text("Text\n")
     (tmp_path / "empty.txt").write_text("")
-    (tmp_path / "scan.pdf").write_bytes(b"%PDF")
+    (tmp_path / "scan.tiff").write_bytes(b"II*")
     (tmp_path / ".hidden").write_text("x")
     lines(tmp_path, [{"id": 1, "title": "T", "text": "x"}, {"title": "U"}])
     result = read(tmp_path, as_documents=True)
     assert result.records == len(result.rows) + len(result.set_aside) == 6
     assert all(isinstance(row, Document) for row in result.rows)
-    assert [row.title for row in result.rows] == ["T", "a.txt", "sub/b.md"]
+    assert [row.title for row in result.rows] == ["T", "a.txt", "Head"]
     assert Counter(s.reason for s in result.set_aside) == {
-        "unreadable_file": 2,
+        "unreadable_file": 1,
+        "unknown_kind": 1,
         "missing_column": 1,
     }
-    with pytest.raises(DataError, match="is a folder"):
-        read(tmp_path)
+    assert len(read(tmp_path).rows) == 3, "the same texts to learn from"
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match="holds no file"):
         read(tmp_path / "none", as_documents=True)

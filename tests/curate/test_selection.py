@@ -11,6 +11,8 @@ from domainwright.curate.selection import SELECTIONS, Seen
 from tests.tiny import chat
 
 NAMES = SELECTIONS.names()
+DRAWN = ("random", "relevance", "perplexity")
+"""Those that draw by lot: of equal rows either may come first."""
 
 
 def vectors(rows, size=6, seed=0):
@@ -26,6 +28,10 @@ def seen(rows=20, seed=0, **known):
         "loss_N": alone - rng.uniform(0.1, 1, rows),
         "alone_N": alone,
         "margin_N": None,
+        "influence_N": rng.uniform(-1, 1, rows),
+        "length_N": rng.integers(10, 900, rows),
+        "bags_N": [rng.integers(0, 50, 9).astype(np.uint16) for _ in range(rows)],
+        "target_B": np.bincount(np.arange(25), minlength=10_000),
     }
     return Seen(count=rows, seed=seed, **{**everything, **known})
 
@@ -47,7 +53,7 @@ def test_the_contract(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_equal_rows_are_taken_in_their_order(name):
-    if name == "random":
+    if name in DRAWN:
         return
     twice = seen(10)
     alike = Seen(
@@ -55,6 +61,7 @@ def test_equal_rows_are_taken_in_their_order(name):
         vectors_ND=np.repeat(twice.vectors_ND, 2, axis=0),
         loss_N=np.repeat(twice.loss_N, 2),
         alone_N=np.repeat(twice.alone_N, 2),
+        influence_N=np.repeat(twice.influence_N, 2),
     )
     found = chosen(name, alike, 4)
     assert all(row - 1 in found[: found.index(row)] for row in found if row % 2)
@@ -144,6 +151,37 @@ def test_uncertainty_takes_small_margins_or_the_upper_band():
     }
 
 
+def test_perplexity_draws_from_a_band_of_each_length():
+    """Long rows are all likelier than short ones: one band would leave the longest out."""
+    rng = np.random.default_rng(0)
+    length = rng.integers(10, 4_000, 400)
+    loss = 6 - length / 1_000 + rng.normal(0, 0.05, 400)
+    known = seen(400, loss_N=loss, length_N=length)
+    found = SELECTIONS.get("perplexity")(low=0.1, high=0.9).choose(known, 400)
+    expected = {}
+    edges = [np.quantile(length, n / 10) for n in range(11)]
+    for low, high in itertools.pairwise(edges):
+        rows = [n for n in range(400) if low < length[n] <= high or low == length[n] == edges[0]]
+        for n in rows:
+            if loss[n] < np.quantile(loss[rows], 0.1):
+                expected[n] = "too_easy"
+            elif loss[n] > np.quantile(loss[rows], 0.9):
+                expected[n] = "too_hard"
+    assert {row: reason for row, (reason, _) in found.refused.items()} == expected
+    assert set(found.rows) == set(range(400)) - set(expected)
+    kept = length[found.rows]
+    assert (kept > np.quantile(length, 0.95)).mean() == pytest.approx(0.05, abs=0.02)
+    assert chosen("perplexity", known, 30) != sorted(chosen("perplexity", known, 30))
+    whole = SELECTIONS.get("perplexity")(low=0.0, high=1.0).choose(known, 400)
+    assert not whole.refused and whole.rows == chosen("random", known, 400)
+
+
+def test_few_rows_are_one_part():
+    known = seen(39, loss_N=np.arange(39.0), length_N=np.arange(39))
+    found = SELECTIONS.get("perplexity")().choose(known, 39)
+    assert set(found.refused) == {0, 1, 37, 38}
+
+
 def test_what_is_not_chosen_is_set_aside():
     rows = [chat("Is it?", "No.", name=f"r{n}") for n in range(5)]
     wanted = SelectSettings(method="random", rows=2)
@@ -162,6 +200,8 @@ def test_wrong_settings_say_what_to_type():
         SelectSettings(method="uncertainty", rows=3, settings={"lowest": 0.1})
     with pytest.raises(ConfigError, match=r"quantiles 0\.9 and 0\.5"):
         SelectSettings(method="uncertainty", rows=3, settings={"low": 0.9, "high": 0.5})
+    with pytest.raises(ConfigError, match="perplexity keeps"):
+        SelectSettings(method="perplexity", rows=3, settings={"low": 0.9, "high": 0.5})
     rows = [chat("Is it?", "No.")]
     with pytest.raises(ConfigError, match="1 rows are there"):
         select(rows, SelectSettings(method="random", rows=2), lambda needs: Seen(count=1))

@@ -121,3 +121,22 @@ def test_replay_is_on_unless_it_is_turned_off(tmp_path, base):
     del raw["train"]["replay"]
     off.write_text(yaml.safe_dump(raw))
     assert read_study(off).train == read_study(file).train
+
+
+@pytest.mark.usefixtures("quick")
+def test_tasks_of_two_files_share_the_steps(tmp_path, base):
+    tasks = {"weighting": "uncertainty", "conflicts": "pcgrad"}
+    data = {"train": [{"path": "train.jsonl", "task": "plants"}, "more.jsonl"]}
+    rows = questions()
+    file = study_file(tmp_path / "study", base, rows[:40], train={"tasks": tasks}, data=data)
+    write_lines(tmp_path / "study" / "more.jsonl", rows[40:])
+    train_method(file, "lora", tmp_path / "run")
+    lines = read_lines(tmp_path / "run" / "metrics.jsonl")[1:]
+    seen = set().union(*(x["task_losses"] for x in lines if "task_losses" in x))
+    assert seen == {"plants", "more"}
+    weights = [x["task_weights"] for x in lines if "task_weights" in x]
+    # Losses above one half: both count less and less.
+    assert 0 < weights[-1]["more"] < 1 and any("conflicts" in x for x in lines)
+    alone = study_file(tmp_path / "alone", base, train={"tasks": tasks})
+    with pytest.raises(DataError, match="of one task, train"):
+        train_method(alone, "lora", tmp_path / "other")

@@ -38,11 +38,35 @@ def test_only_training_rows_are_chosen_and_the_split_stays(tmp_path, base):
     assert {x.id for x in stored.set_aside} == left
 
 
-@pytest.mark.parametrize("method", ["difficulty", "uncertainty", "dpp"])
+@pytest.mark.parametrize("method", ["difficulty", "uncertainty", "perplexity", "influence", "dpp"])
 def test_every_source_of_evidence(tmp_path, base, method):
     once = prepared(tmp_path, base, select={"method": method, "rows": 8})
     again = prepared(tmp_path, base, select={"method": method, "rows": 8})
     assert ids(once.split.train) == ids(again.split.train) and len(once.split.train) == 8
+
+
+def test_the_documents_are_the_target_unless_another_is_named(tmp_path, base):
+    wanted = {"method": "relevance", "rows": 6}
+
+    def asked(**data):
+        """The numbers of the questions that were chosen: 0 for colours, 2 for shops."""
+        return {row.id[-1] for row in prepared(tmp_path, base, **data).split.train}
+
+    with pytest.raises(ConfigError, match=r"data\.documents"):
+        asked(select=wanted)
+    page = [{"id": "page", "title": "Shops", "text": "Who sells seed? The shop sells it. " * 5}]
+    world.write_lines(tmp_path / "pages.jsonl", page)
+    assert asked(select=wanted, documents="pages.jsonl") == {"2"}
+    (tmp_path / "colours.txt").write_text("What colour is it? It is red, blue or green. " * 5)
+    assert asked(select={**wanted, "target": "colours.txt"}, documents="pages.jsonl") == {"0"}
+
+
+def test_what_was_read_is_not_read_again(tmp_path, base, monkeypatch):
+    prepared(tmp_path, base, select={"method": "perplexity", "rows": 8})
+    monkeypatch.setattr("domainwright.studies._evidence.score", None)
+    prepared(tmp_path, base, select={"method": "perplexity", "rows": 6})
+    with pytest.raises(TypeError):
+        prepared(tmp_path, base, select={"method": "difficulty", "rows": 6})
 
 
 def test_choices_are_chosen_by_their_margins():
@@ -53,6 +77,7 @@ def test_choices_are_chosen_by_their_margins():
     ]
     found = losses(base, rows, quiet)
     assert set(found) == {"losses", "margins"}
+    assert set(losses(base, rows, quiet, margins=False)) == {"losses"}
     assert ((found["margins"] >= 0) & (found["margins"] <= 1)).all()
 
 

@@ -83,7 +83,7 @@ class Questions:
     def _passages(self, document: Document) -> list[str]:
         words = document.text.split()
         cut = [words[n : n + self.words] for n in range(0, len(words), self.words)]
-        title = f"{document.title}: " if document.title else ""
+        title = f"{document.heading}: " if document.heading else ""
         return [title + " ".join(part) for part in cut if len(part) >= _FEWEST_WORDS]
 
 

@@ -8,7 +8,7 @@ from domainwright.curate._fields import learnt, parts
 from domainwright.curate._placeholders import PLACEHOLDERS, RARE_SHARE
 from domainwright.curate.filters import FILTERS, Drop, Look, Sample
 
-_OPTIONAL = ("system", "context", "title")
+_OPTIONAL = ("system", "context", "title", "section")
 
 
 @FILTERS.register

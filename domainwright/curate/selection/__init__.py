@@ -2,7 +2,8 @@
 
 A file registers one frozen dataclass; its fields are its settings. It has
 
-    needs                  what it looks at: "vectors", "losses", "alone", "margins"
+    needs                  what it looks at: "vectors", "losses", "alone", "margins", "bags",
+                           "lengths", "influence"
     choose(seen, count)    numbers of the rows, in the order in which they were chosen
 
 A choice follows from what is seen and the seed alone. Of equal rows the first is taken. Nothing
@@ -11,7 +12,7 @@ of size N x N is ever held.
 Dimension key: N rows, D numbers of a sentence vector.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -38,6 +39,14 @@ class Seen:
     """The same without the question."""
     margin_N: np.ndarray | None = None
     """Of multiple choice: p(1) - p(2), the probabilities of the two likeliest choices."""
+    bags_N: Sequence[np.ndarray] | None = None
+    """Buckets of a row's words and pairs of words; see `relevance`."""
+    target_B: np.ndarray | None = None
+    """How often each bucket occurs in the target."""
+    length_N: np.ndarray | None = None
+    """Characters of question and answer."""
+    influence_N: np.ndarray | None = None
+    """How much a row pulls the base where the development rows want it; NaN: it teaches nothing."""
 
 
 @dataclass(frozen=True, slots=True)

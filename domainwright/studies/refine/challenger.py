@@ -80,6 +80,7 @@ class Ring:
             memory_gb=study.budget.memory_gb,
             lessons=source.folder / "lessons",
             begin=source.adapter,
+            tasks=source.data.tasks,
             hidden=source.data.split.test,
         )
         return tune(wanted, resume=resume, listen=source.listen, stop=stop)
@@ -102,15 +103,7 @@ class Ring:
         old = source.retained(adapter, digest, kept, "champion")
         kept = [folder / "challenger" / "retention"]
         new = source.retained(tuned.adapter, tuned.hash, kept, "challenger")
-        named = _tasks(source)
-        part_of = {row.id: row.topic or named.get(row.file) for row in held}
+        part_of = {row.id: row.topic or source.data.tasks.get(row.id) for row in held}
         return acceptance.decide(
             champion, challenger, part_of, change(base, new), change(old, new), rules
         )
-
-
-def _tasks(source: Source) -> dict[str, str]:
-    """File -> the task that the study gives its rows, where it names one."""
-    data = source.study.data
-    entries = [e for e in (*data.train, *data.development) if isinstance(e, dict)]
-    return {str(e["path"]): str(e["task"]) for e in entries if e.get("task")}

@@ -219,6 +219,9 @@ def _data(
                 f"{result.file} is not what it was when the study ran.",
                 "restore the file, or run the study again with --fresh.",
             )
+    entries = [*study.data.train, *study.data.development, *study.data.test]
+    named = {str(e["path"]): str(e["task"]) for e in entries if isinstance(e, dict) and "task" in e}
+    everyone = [*dataset.train, *dataset.dev, *dataset.test]
     data = StudyData(
         split=Split(
             train=dataset.train, dev=dataset.dev, test=dataset.test, merged_groups=(), facts={}
@@ -230,5 +233,6 @@ def _data(
         set_aside=[],
         leaks={},
         documents_overlap=0,
+        tasks={row.id: named.get(row.file, Path(row.file).stem) for row in everyone},
     )
     return data, dataset.manifest["facts"].get("merged_groups", [])

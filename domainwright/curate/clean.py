@@ -1,0 +1,92 @@
+"""Rows in memory through the filters of curation: repaired, set aside with a reason, told.
+
+The way of `pipeline` for rows that a study has read already; nothing is written.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from domainwright.core.progress import Listener, Step, quiet
+from domainwright.core.records import Row, SetAside
+from domainwright.curate._sketch import signatures
+from domainwright.curate.content import content
+from domainwright.curate.copies import Copy, copies, keys_of
+from domainwright.curate.filters import Sample
+from domainwright.curate.judge import Judge, Outcome, bulk_language
+from domainwright.curate.preset import chosen, preset
+
+_SAMPLE_ROWS = 1_000
+_TOLD_EVERY = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cleaned:
+    """What curation made of rows: rows in = rows + set aside."""
+
+    rows: list[Row]
+    set_aside: list[SetAside]
+    changes: dict[str, int]
+    """What -> rows that were changed and kept."""
+
+
+class Cleaner:
+    """The filters of a domain, ready for rows like `rows`.
+
+    Args:
+        domain: whose preset counts; None: the default filters.
+        rows: what the data is like. The first to teach are spread over all of them.
+
+    Raises:
+        UnknownName: no such domain.
+    """
+
+    def __init__(self, domain: str | None, rows: Sequence[Row]) -> None:
+        some = tuple(rows[:: max(1, -(-len(rows) // _SAMPLE_ROWS))])
+        sample = Sample(rows=some, language=bulk_language(some))
+        self._judge = Judge(chosen(preset(domain)), sample)
+
+    def judged(self, rows: Sequence[Row], listen: Listener = quiet) -> Cleaned:
+        """Every row on its own; copies among them stay."""
+        return self._cleaned(rows, listen, copied=False)
+
+    def cleaned(self, rows: Sequence[Row], listen: Listener = quiet) -> Cleaned:
+        """Every row on its own, then without copies of earlier rows."""
+        return self._cleaned(rows, listen, copied=True)
+
+    def _cleaned(self, rows: Sequence[Row], listen: Listener, *, copied: bool) -> Cleaned:
+        outcomes, aside = list[Outcome](), list[SetAside]()
+        for number, row in enumerate(rows, 1):
+            outcome = self._judge(row)
+            if outcome.dropped is None:
+                outcomes.append(outcome)
+            else:
+                _, drop = outcome.dropped
+                aside.append(SetAside.of(row, drop.reason, drop.detail))
+            if number % _TOLD_EVERY == 0 or number == len(rows):
+                listen(Step("curate", number, len(rows)))
+        kept = [outcome.row for outcome in outcomes]
+        found = _copies(kept) if copied else {}
+        aside += [SetAside.of(kept[n], *found[n].told(kept[found[n].of])) for n in sorted(found)]
+        changes = Counter(
+            what
+            for n, outcome in enumerate(outcomes)
+            if n not in found
+            for what in {change.what for _, change in outcome.changes}
+        )
+        return Cleaned(
+            rows=[row for n, row in enumerate(kept) if n not in found],
+            set_aside=aside,
+            changes=dict(changes.most_common()),
+        )
+
+
+def _copies(rows: Sequence[Row]) -> dict[int, Copy]:
+    """Row number -> the copy it is."""
+    keys = b"".join(b"".join(keys_of(row)) for row in rows)
+    key_T6 = np.frombuffer(keys, dtype=np.uint64).reshape(len(rows), 6)
+    exact_T2, question_T2, judgement_T2 = key_T6[:, 0:2], key_T6[:, 2:4], key_T6[:, 4:6]
+    signature_TK = signatures([content(row) for row in rows])
+    return copies(exact_T2, question_T2, judgement_T2, signature_TK, rows.__getitem__)
