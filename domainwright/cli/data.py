@@ -4,9 +4,12 @@ import json
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from domainwright.curate.labels import LabelErrors
 
 app = typer.Typer(
     help="Look at data as the model will see it.", no_args_is_help=True, rich_markup_mode=None
@@ -63,6 +66,81 @@ def show(
         )
         return
     _print(seen)
+
+
+@app.command()
+def labels(
+    file: Annotated[Path, typer.Argument(help="Multiple choice, always the same choices.")],
+    rows: Annotated[int, typer.Option("-n", "--rows", min=0, help="Rows to list.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """List rows whose label is probably wrong. Nothing is dropped."""
+    from domainwright.cli._screen import progress
+    from domainwright.curate.labels import label_errors
+    from domainwright.curate.read import read
+
+    result = read(file)
+    with progress() as (listen, _):
+        found = label_errors(result.rows, listen=listen)
+    if as_json:
+        unread = [asdict(x) for x in result.set_aside]
+        told = {"file": result.file, **asdict(found), "set_aside": unread}
+        print(json.dumps(told, ensure_ascii=False))
+        return
+    _print_labels(found, rows)
+    if result.set_aside:
+        print(f"{len(result.set_aside)} records are no rows: dw data show FILE tells why.")
+
+
+def _print_labels(found: "LabelErrors", rows: int) -> None:
+    from domainwright.cli._screen import visible
+
+    counts = ", ".join(f"{n} {x}" for x, n in zip(found.labels, found.counts, strict=True))
+    print(visible(f"{found.rows} rows: {counts}"))
+    print(f"{found.agree:.1%} have the label that other groups' rows foretell ({found.reads}).")
+    print(f"About {found.wrong_share:.1%} of the labels are wrong, by estimate.")
+    for suspect in found.suspects[:rows]:
+        print(
+            visible(
+                f"  {suspect.margin:+.3f}  {suspect.id} (line {suspect.line}): "
+                f"{suspect.given!r}, likelier {suspect.likelier!r}"
+            )
+        )
+    if len(found.suspects) > rows:
+        print(f"  and {len(found.suspects) - rows} more; --json lists all.")
+
+
+@app.command()
+def terms(
+    file: Annotated[Path, typer.Argument(help="Training rows.")],
+    documents: Annotated[Path, typer.Option(help="A file or a folder of the domain's texts.")],
+    base: Annotated[
+        str | None, typer.Option(help="Base with whose tokens the terms are counted.")
+    ] = None,
+    general: Annotated[
+        Path | None,
+        typer.Option(help="Everyday texts to compare with; better than the few shipped."),
+    ] = None,
+    rows: Annotated[int, typer.Option("-n", "--rows", min=0, help="Terms to list.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """List the documents' own words that no training row holds."""
+    from domainwright.cli._screen import visible
+    from domainwright.studies.vocabulary import vocabulary
+
+    found = vocabulary(file, documents, base, general)
+    if as_json:
+        print(json.dumps(asdict(found), ensure_ascii=False))
+        return
+    print(f"{len(found.terms):,} terms, {found.coverage:.1%} of them in the training rows")
+    if found.fertility is not None:
+        usual = found.general_fertility
+        beside = "" if usual is None else f", {usual:.2f} a word of general text"
+        print(f"{found.fertility:.2f} tokens a term{beside}")
+    for term in found.missing[:rows]:
+        print(visible(f"  {term.word}: {term.documents} times in the documents"))
+    if len(found.missing) > rows:
+        print(f"  and {len(found.missing) - rows:,} more; --json lists all.")
 
 
 def _print(seen: object) -> None:

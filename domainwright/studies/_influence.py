@@ -3,21 +3,21 @@
     g_row           m' / √(v' + 1e-8),   m' = 0.9 m + 0.1 g,   v' = 0.999 v + 0.001 g²
     g_development   g
     influence       Σ_t rate_t · c_t / Σ_t rate_t,
-                    c_t the mean over development rows of cos(R g_row, R g_development)
+                    c_t the mean over development rows of cos(g_row, g_development)
 
 with g the gradient of a row's mean loss per token, m and v the state of Adam after epoch t of a
-LoRA warm-up on some of the rows, rate_t the mean learning rate of that epoch, and R a random
-projection. Only the mean of the development rows' directions is held, and of training rows as
-many as fit into 256 MiB at a time. As in the released code, m' and v' are not corrected for their
-start.
+LoRA warm-up on some of the rows, and rate_t the mean learning rate of that epoch. The paper keeps
+every gradient for goals that are yet to come, and so projects them; here one goal is known, only
+the mean of its directions is held, and whole gradients are exact and less work. As in the released
+code, m' and v' are not corrected for their start.
 
 Source: Xia et al. 2024, LESS, arXiv:2402.04333.
 
-Dimension key: N rows, P trainable numbers of the LoRA, K numbers after the projection.
+Dimension key: N rows, P trainable numbers of the LoRA.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,17 +26,17 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from domainwright.core.artifacts import sha256_json
 from domainwright.core.config import as_mapping
 from domainwright.core.errors import DataError, RunFailed
 from domainwright.core.progress import Listener, Step
 from domainwright.core.records import Row
-from domainwright.core.seeds import derive, generator
+from domainwright.core.seeds import generator
 from domainwright.curate.dataset import row_as_json
 from domainwright.curate.selection import Selection
 from domainwright.curate.selection.influence import Influence
-from domainwright.maths.projection import projected
 from domainwright.methods import METHODS, usual_rate
 from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow, encode_rows
@@ -52,8 +52,6 @@ BATCH = 8
 MICRO_TOKENS = 2048
 ATTENTION = ("q", "k", "v", "o", "qkv")
 """Layers that the warm-up adapts; all of them where a base has none of these."""
-_NUMBERS = 1 << 26
-"""Of gradients held at once, float32: 256 MiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,37 +210,12 @@ def influence(
     with run.job.adapter.attached():
         for epoch in range(wanted.epochs):
             rate = run.train(epoch * each, each, listen)
-            short = Shortened(run, wanted.dimension, derive(seed, "projection", epoch), listen)
-            goal_K = torch.cat(list(short.of(watched))).mean(0)
-            place = 0
-            for part_NK in short.of(list(train.values()), run.moments()):
-                numbers = list(train)[place : place + len(part_NK)]
-                value_N[numbers] += rate * (part_NK @ goal_K).cpu()
-                place += len(part_NK)
+            # One after the other: only their mean is held.
+            goal_P = sum(normalize(run.gradient(x), dim=0) / len(watched) for x in watched)
+            moments = run.moments()
+            for place, (number, found) in enumerate(train.items(), 1):
+                direction_P = normalize(moments.next_update(run.gradient(found)), dim=0)
+                value_N[number] += rate * float(direction_P @ goal_P)
+                listen(Step("compare gradients", place, len(train)))
             rates += rate
     return (value_N / rates).numpy()
-
-
-@dataclass(frozen=True, slots=True)
-class Shortened:
-    """Directions of rows at one state of a run, projected, of length 1."""
-
-    run: WarmUp
-    size: int | None
-    seed: int
-    listen: Listener
-
-    def of(
-        self, rows: Sequence[Sequence[TrainRow]], moments: Moments | None = None
-    ) -> Iterator[Tensor]:
-        """(n, K) of all rows in order, some at a time; in Adam's form where moments are given."""
-        width = sum(p.numel() for p in self.run.parameters)
-        together = max(1, _NUMBERS // width)
-        for start in range(0, len(rows), together):
-            found = []
-            for number, documents in enumerate(rows[start : start + together], start + 1):
-                gradient_P = self.run.gradient(documents)
-                found.append(moments.next_update(gradient_P) if moments else gradient_P)
-                self.listen(Step("compare gradients", number, len(rows)))
-            short_NK = projected(torch.stack(found), self.size or width, self.seed)
-            yield torch.nn.functional.normalize(short_NK, dim=-1)

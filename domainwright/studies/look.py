@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from domainwright.core.errors import DataError
 from domainwright.curate.read import ReadResult, read
@@ -36,21 +37,30 @@ def look(
     max_tokens: int = 1024,
 ) -> Look:
     """Read `file` and tokenise its first rows with the base's template; loads no weights."""
-    from transformers import AutoTokenizer
-
     result = read(file, format=format, columns=columns)
     usable, _ = as_conversations(result.rows)
-    folder = resolve(base).folder
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (ValueError, OSError, KeyError) as error:
-        raise DataError(
-            f"transformers finds no tokenizer in {folder}: {str(error).strip().splitlines()[0]}",
-            "give the folder of a saved model, or another base with --base.",
-        ) from error
+    tokenizer = tokenizer_of(base)
     shown = []
     for row in encode_rows(Template(tokenizer), usable[:rows], max_tokens):
         # The first token is predicted by nothing, so it is never supervised.
         marks = [on and i > 0 for i, on in enumerate(row.supervised)]
         shown.append(Shown(row.id, [str(tokenizer.decode([i])) for i in row.ids], marks))
     return Look(result, shown)
+
+
+def tokenizer_of(base: str) -> Any:
+    """The tokenizer of a base, without its weights.
+
+    Raises:
+        DataError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    folder = resolve(base).folder
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (ValueError, OSError, KeyError) as error:
+        raise DataError(
+            f"transformers finds no tokenizer in {folder}: {str(error).strip().splitlines()[0]}",
+            "give the folder of a saved model, or another base with --base.",
+        ) from error

@@ -25,7 +25,8 @@ pytestmark = pytest.mark.usefixtures("quick")
 VERBS = [
     ["decide"], ["plan"], ["train"], ["evaluate"], ["chat"], ["refine"],
     ["report"], ["export"], ["trace"],
-    ["data"], ["data", "show"], ["methods"], ["domains"], ["doctor"], [],
+    ["data"], ["data", "show"], ["data", "labels"], ["data", "terms"],
+    ["methods"], ["domains"], ["doctor"], [],
 ]  # fmt: skip
 HOSTILE = "[bold]x[/] [/red] :smile: 😀 \x1b[2J\x1b]0;title\x07 \x9b31m \r \u202e[link=http://x]y"
 

@@ -4,6 +4,7 @@ import json
 import math
 from collections import Counter
 from hashlib import sha256
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from tests.tiny import chat
 DOMAINS = {
     "medicine": "patient dose tablet fever heart blood kidney nurse surgery infection".split(),
     "law": "court clause tenant contract appeal judge statute breach damages lease".split(),
+    "finance": "bond yield dividend ledger audit equity margin futures broker coupon".split(),
 }
 COMMON = "the of a and in is to was by with it for that on under after".split()
 
@@ -48,7 +50,7 @@ def seen(rows, target, seed=0):
 
 def grams(text):
     found = text.split()
-    return found + [f"{a} {b}" for a, b in zip(found, found[1:], strict=False)]
+    return found + [f"{a} {b}" for a, b in pairwise(found)]
 
 
 def by_hand(pool, target, smoothing):
@@ -111,7 +113,7 @@ def divergence(chosen, target):
     )
 
 
-@pytest.mark.parametrize("domain", DOMAINS)
+@pytest.mark.parametrize("domain", ["medicine", "law"])
 def test_the_choice_reads_like_the_target(domain):
     pool = texts("medicine", 300, 3) + texts("law", 300, 4)
     rows, target = rows_of(pool), texts(domain, 40, 5)

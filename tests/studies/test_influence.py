@@ -1,7 +1,5 @@
 """Influence: gradients against autograd on transformers' own model, the sum against plain loops."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -75,7 +73,7 @@ def test_the_next_update_has_the_moments_that_adam_would_have():
 
 
 def test_the_influence_is_the_sum_of_the_formula():
-    wanted = Influence(rank=2, epochs=1, dimension=None)
+    wanted = Influence(rank=2, epochs=1)
     rows, development = ROWS[:12], ROWS[12:16]
     found = influence(tiny_base(), rows, development, wanted, max_tokens=256, seed=0, listen=quiet)
     base = tiny_base()
@@ -100,24 +98,11 @@ def test_the_influence_is_the_sum_of_the_formula():
         assert value == pytest.approx(mean, abs=1e-4)
 
 
-def test_the_base_is_itself_again_and_the_projection_changes_little():
-    base, rows, development = tiny_base(), ROWS[:12], ROWS[12:16]
+def test_the_base_is_itself_again():
+    base, wanted = tiny_base(), Influence(rank=2, epochs=1)
     before = base.model(torch.tensor([[5, 6, 7]])).logits
-    whole, short = (
-        influence(
-            base,
-            rows,
-            development,
-            Influence(rank=4, dimension=size),
-            max_tokens=256,
-            seed=0,
-            listen=quiet,
-        )
-        for size in (None, 1024)
-    )
+    influence(base, ROWS[:4], ROWS[12:14], wanted, max_tokens=256, seed=0, listen=quiet)
     assert torch.equal(before, base.model(torch.tensor([[5, 6, 7]])).logits)
-    # A mean cosine has a standard deviation of at most 1 / √1024 for each checkpoint.
-    assert np.abs(whole - short).max() < 4 / math.sqrt(1024)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -159,7 +144,7 @@ def test_what_was_found_is_kept(tmp_path):
     assert {"warm up to select", "compare gradients"} == set(asked)
     asked.clear()
     assert np.array_equal(find(), first) and not asked
-    find(dimension=8)
+    find(share=0.5)
     assert asked
 
 
@@ -177,7 +162,7 @@ def test_rows_that_teach_nothing_are_refused():
     assert np.isnan(found[5]) and not np.isnan(found[:5]).any()
     chosen = SELECTIONS.get("influence")().choose(Seen(count=6, influence_N=found), 6)
     assert chosen.refused[5][0] == "nothing_learned" and len(chosen.rows) == 5
-    with pytest.raises(DataError, match="raise train.max_tokens"):
+    with pytest.raises(DataError, match=r"raise train\.max_tokens"):
         influence(tiny_base(), rows[5:], ROWS[:2], Influence(), max_tokens=40, seed=0, listen=quiet)
     with pytest.raises(DataError, match="there are none"):
         kept_influence(

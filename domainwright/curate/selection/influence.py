@@ -3,8 +3,8 @@
     influence   Σ over checkpoints of rate · mean over development rows of cos(g_row, g_development)
 
 g_row has the form of an Adam update, g_development is the plain gradient; both are those of a
-short LoRA warm-up and are projected at random. The rows are read in the study, which has the
-base; here the highest influences are taken.
+short LoRA warm-up. The rows are read in the study, which has the base; here the highest
+influences are taken.
 
 Source: Xia et al. 2024, arXiv:2402.04333.
 """
@@ -29,8 +29,6 @@ class Influence:
     """Of the warm-up; after each, all rows are read once, forwards and backwards."""
     rank: int = 4
     """Of the warm-up's LoRA, on the linear layers of attention."""
-    dimension: int | None = 8192
-    """Numbers of a projected gradient. None: gradients are compared whole."""
 
     needs: ClassVar[tuple[str, ...]] = ("influence",)
 
@@ -40,10 +38,11 @@ class Influence:
                 f"influence warms up on a share of {self.share}, outside (0, 1].",
                 "give a share of the rows such as 0.05.",
             )
-        for name in ("epochs", "rank", "dimension"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"influence has {name} {value}.", "give a whole number from 1.")
+        for name in ("epochs", "rank"):
+            if getattr(self, name) < 1:
+                raise ConfigError(
+                    f"influence has {name} {getattr(self, name)}.", "give a whole number from 1."
+                )
 
     def choose(self, seen: Seen, count: int) -> Chosen:
         value_N = seen.influence_N
