@@ -20,6 +20,7 @@ from domainwright.cli import (
     export,
     methods,
     plan,
+    rate,
     refine,
     report,
     trace,
@@ -81,6 +82,7 @@ app = typer.Typer(
 )
 app.command()(decide.decide)
 app.command()(plan.plan)
+app.command()(rate.rate)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(chat.chat)

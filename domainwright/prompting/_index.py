@@ -16,7 +16,7 @@ import numpy as np
 
 from domainwright.core.progress import Listener, quiet
 from domainwright.core.records import Document
-from domainwright.models.encoder import default_encoder
+from domainwright.models.encoder import Encoder, default_encoder
 
 RRF = 60
 DEPTH = 50
@@ -53,7 +53,11 @@ def passages_of(documents: Sequence[Document]) -> list[Passage]:
 
 
 class Index:
-    """A searchable set of texts. With one of the two kinds, its ranking alone counts."""
+    """A searchable set of texts. With one of the two kinds, its ranking alone counts.
+
+    Args:
+        encoder: makes the vectors. None: the one of this process.
+    """
 
     def __init__(
         self,
@@ -61,6 +65,7 @@ class Index:
         listen: Listener = quiet,
         vectors: Path | None = None,
         kinds: tuple[str, ...] = ("lexical", "dense"),
+        encoder: Encoder | None = None,
     ) -> None:
         self.kinds, self._size = kinds, len(texts)
         if "lexical" in kinds:
@@ -70,7 +75,8 @@ class Index:
             self._bm25 = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
             self._bm25.index([_words(t) for t in texts], show_progress=False)
         if "dense" in kinds:
-            self._vectors = default_encoder().encode(list(texts), listen, cache=vectors)
+            self.encoder = encoder or default_encoder()
+            self._vectors = self.encoder.encode(list(texts), listen, cache=vectors)
 
     def search(self, query: str, allowed: np.ndarray | None = None) -> list[int]:
         """Numbers of the texts, best first, at most `DEPTH`.
@@ -84,7 +90,7 @@ class Index:
             found = self._bm25.get_scores(words) if words else np.zeros(self._size)
             rankings.append((found, 0.0))
         if "dense" in self.kinds:
-            rankings.append((self._vectors @ default_encoder().vector(query), -np.inf))
+            rankings.append((self._vectors @ self.encoder.vector(query), -np.inf))
         fused = np.zeros(self._size)
         for scores, floor in rankings:
             if allowed is not None:

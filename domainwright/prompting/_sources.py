@@ -7,6 +7,7 @@ from pathlib import Path
 from domainwright.core.errors import ConfigError
 from domainwright.core.progress import Listener, quiet
 from domainwright.core.records import Chat, Choice, Document, Message, Row
+from domainwright.models.encoder import Encoder
 from domainwright.models.forms import Prompt, choice_prompt
 
 MARKERS = 12
@@ -57,6 +58,8 @@ class Sources:
     """Rows on which a strategy may choose between prompts."""
     losses: Callable[[Sequence[Row], Sequence[Prompt]], Sequence[float]] | None = None
     """Nats per token of each row's right answer after its prompt."""
+    tuned: Callable[[], Encoder] | None = None
+    """Trains the study's own sentence encoder, or reads it back."""
 
 
 def ask(

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from domainwright.core.records import Choice, Document, Row
+from domainwright.models.encoder import Encoder
 from domainwright.models.forms import Prompt, solved
 from domainwright.prompting import PROMPTINGS
 from domainwright.prompting._index import Index, Passage, passages_of
@@ -30,10 +31,15 @@ class Rag:
     def __init__(self, sources: Sources) -> None:
         self.sources = sources
         self.from_training = not sources.documents
+        encoder = self.encoder(sources)
         self.passages = passages_of(sources.documents or _as_documents(sources))
         shown = [p.shown for p in self.passages]
-        self.index = Index(shown, sources.listen, sources.vectors, self.kinds)
+        self.index = Index(shown, sources.listen, sources.vectors, self.kinds, encoder)
         self.groups = np.array([p.group for p in self.passages])
+
+    def encoder(self, sources: Sources) -> Encoder | None:
+        """What makes the vectors. None: the encoder of this process."""
+        return None
 
     def prompt(self, row: Row) -> Prompt:
         settings = self.sources.settings

@@ -9,7 +9,7 @@ retrieved passages, wrong ones among them.
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,24 @@ from domainwright.core.seeds import share
 from domainwright.evaluate.tasks.answers import reference_ids
 from domainwright.infer.likelihood import Request, score
 from domainwright.models.base import Base
-from domainwright.models.encoder import default_encoder
+from domainwright.models.encoder import Encoder
 from domainwright.models.forms import Prompt, choice_prompt, continuation
 from domainwright.models.template import Template
 from domainwright.prompting import PROMPTINGS
 from domainwright.prompting._sources import Sources, ask, question_of
 from domainwright.studies._choice import parts
+from domainwright.studies._retriever import (
+    RETRIEVER,
+    retriever_hash,
+    retriever_of,
+    retriever_seconds,
+)
 from domainwright.studies.data import StudyData
 from domainwright.studies.study import StudySettings
 from domainwright.studies.tune import limit
 
 PREPARED = "prepared.json"
+TUNED = "rag_tuned"
 TRAIN_SHARE = 0.5
 """Share of the rows with passages where the study leaves it open and asks METHOD+rag."""
 
@@ -53,6 +60,8 @@ class Prompters:
             file = self._file(name)
             if not file.exists():  # later studies of one folder find the vectors made
                 seconds = time.perf_counter() - begun
+                if name == TUNED:  # an interrupted study may have trained it before
+                    seconds = max(seconds, retriever_seconds(self.folder))
                 file.parent.mkdir(parents=True, exist_ok=True)
                 write_json(file, {"seconds": seconds, "note": getattr(made, "note", None)})
         return self._made[name]
@@ -65,6 +74,13 @@ class Prompters:
         """What a prompting strategy chose by itself, where it does."""
         note: str | None = self._prepared(name).get("note")
         return note
+
+    def parents(self, name: str) -> dict[str, str]:
+        """Artifacts that a prompting strategy's answers come from, by content hash."""
+        if name != TUNED:
+            return {}
+        self.get(name)
+        return {RETRIEVER: retriever_hash(self.folder)}
 
     def _prepared(self, name: str) -> dict[str, Any]:
         file = self._file(name)
@@ -80,8 +96,14 @@ def prompters_of(
     data: StudyData,
     folder: Path,
     listen: Listener = quiet,
+    *,
+    encoder: Callable[[], Encoder] | None = None,
 ) -> Prompters:
-    """Prompting strategies that draw on the study's training rows and documents."""
+    """Prompting strategies that draw on the study's training rows and documents.
+
+    Args:
+        encoder: what rag_tuned searches with. None: the study's own, trained when it is needed.
+    """
     sources = Sources(
         # Not made rows: the nearest examples would be one row and its own copies.
         examples=[r for r in data.split.train if not isinstance(r, Text) and not r.provenance],  # type: ignore[misc]
@@ -92,6 +114,7 @@ def prompters_of(
         vectors=folder / "vectors",
         development=data.split.dev,
         losses=lambda rows, prompts: _reference_losses(base, rows, prompts, listen),
+        tuned=encoder or retriever_of(study, data, folder, listen),
     )
     return Prompters(sources, folder)
 
@@ -132,7 +155,7 @@ def as_asked(
 
     if rag and "dense" in rag.kinds:
         asking = [question_of(row) for row in (*split.train, *split.dev) if row.id in shown_ids]
-        default_encoder().keep(asking, prompters.sources.vectors)
+        rag.index.encoder.keep(asking, prompters.sources.vectors)
     changed = replace(split, train=tuple(map(asked, split.train)), dev=tuple(map(asked, split.dev)))
     return replace(data, asked=changed)
 

@@ -71,6 +71,7 @@ class Exam:
             parents["adapter"] = adapter_hash
         if "documents" in PROMPTINGS.get(prompting).needs:
             parents |= {s.file: s.sha256 for s in self.data.sources if s.role == "documents"}
+        parents |= self.prompters.parents(prompting)
         folder = self.folder / "trials" / name / part
         if found := read_items(folder, parents, "items.jsonl") if self.resume else None:
             return found

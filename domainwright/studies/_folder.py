@@ -14,7 +14,7 @@ from domainwright.studies.study import MARK, StudySettings, plain, read_study
 STUDY_FILE = "study.yaml"
 OF_STUDY = (
     *("trials", "search", "lessons", "dataset", "plan.json", "verdict.json", "report.html"),
-    *("refine", "champion.json", "tracking", MANIFEST),
+    *("refine", "champion.json", "tracking", "retriever", MANIFEST),
 )
 OF_RUN = (
     "adapter",
@@ -29,6 +29,7 @@ OF_RUN = (
     "refine",
     "champion.json",
     "tracking",
+    "retriever",
 )
 SAME_RESULT = (
     "train.micro_tokens",

@@ -17,12 +17,15 @@ from domainwright.infer.generate import answer
 from domainwright.methods import METHODS
 from domainwright.methods._adapter import Adapter
 from domainwright.models.base import Base
+from domainwright.models.encoder import default_encoder
+from domainwright.models.tuned_encoder import load_tuned
 from domainwright.prompting._sources import PromptSettings, Sources
 from domainwright.studies._asked import as_asked, prompters_of
 from domainwright.studies._base import base_of
 from domainwright.studies._choice import strategies
 from domainwright.studies._folder import OF_RUN, STUDY_FILE, claim, ours
 from domainwright.studies._opened import open_adapter
+from domainwright.studies._retriever import RETRIEVER
 from domainwright.studies._shape import unwritten
 from domainwright.studies.data import prepare
 from domainwright.studies.decide import decide as run_study
@@ -180,7 +183,7 @@ def decide(
         folder: where to write; None: runs/<name>.
         overrides: "a.b=value" each, as with --set.
     """
-    settings = _settings(study, overrides)
+    settings = resolved(study, overrides)
     check_trackers(settings.track)
     target = Path(folder) if folder else RUNS / str(settings.name or "study")
     with tracked(settings, target, listen) as told:
@@ -203,7 +206,7 @@ def plan(
     that does not fit is part of the answer: `plan.strategies[n].run.fits`; `plan.require()` raises
     for it.
     """
-    settings = _settings(study, overrides)
+    settings = resolved(study, overrides)
     listen(Step("read data", 0, 1))
     with tempfile.TemporaryDirectory() as folder:
         load = cache(lambda: base_of(settings))
@@ -211,7 +214,8 @@ def plan(
         listen(Step("load base", 0, 1))
         base = load()
         names, _ = strategies(settings.strategies, data.task, documents=bool(data.documents))
-        prompters = prompters_of(settings, base, data, Path(folder), listen)
+        untuned = default_encoder
+        prompters = prompters_of(settings, base, data, Path(folder), listen, encoder=untuned)
         data = as_asked(settings, data, base, prompters, names)
     listen(Step("probe", 0, 1))
     found = make_plan(settings, base, data, names, shipped_suite().texts)
@@ -234,7 +238,7 @@ def train_method(
     Raises:
         ConfigError: the folder holds a run and `resume` is off, or something else.
     """
-    settings = _settings(study, overrides)
+    settings = resolved(study, overrides)
     check_trackers(settings.track)
     folder = Path(folder)
     METHODS.get(method)
@@ -247,32 +251,37 @@ def train_method(
             "add --resume to go on with it, or give another folder with -o.",
         )
     write_resolved(settings, folder / STUDY_FILE)
-    load = cache(lambda: base_of(settings))
-    data = prepare(settings, folder, base=load, listen=listen)
+    wanted = wanted_of(settings, method, folder, listen)
+    with tracked(settings, folder, listen) as told:
+        training = tune(wanted, resume=resume, listen=told, stop=stop).training
+        told.finish([{"strategy": method, **asdict(training)}], [folder / "training.json"], "")
+    return training
+
+
+def wanted_of(study: StudySettings, method: str, folder: Path, listen: Listener) -> Wanted:
+    """The run of one method on a study's rows, which are prepared in `folder`."""
+    load = cache(lambda: base_of(study))
+    data = prepare(study, folder, base=load, listen=listen)
     base = load()
-    names, _ = strategies(settings.strategies, data.task, documents=bool(data.documents))
-    prompters = prompters_of(settings, base, data, folder, listen)
-    lessons = as_asked(settings, data, base, prompters, names).lessons
-    wanted = Wanted(
+    names, _ = strategies(study.strategies, data.task, documents=bool(data.documents))
+    prompters = prompters_of(study, base, data, folder, listen)
+    lessons = as_asked(study, data, base, prompters, names).lessons
+    return Wanted(
         base=base,
         method=method,
         rows=lessons.train,
         development=lessons.dev,
         general=shipped_suite().texts,
         hidden=data.split.test,
-        settings=settings.train,
-        method_settings=settings.methods.get(method, {}),
+        settings=study.train,
+        method_settings=study.methods.get(method, {}),
         steps=None,
-        seed=settings.seed,
+        seed=study.seed,
         folder=folder,
         parents={"dataset": data.hash, "base": base.sha256},
-        memory_gb=settings.budget.memory_gb,
+        memory_gb=study.budget.memory_gb,
         tasks=data.tasks,
     )
-    with tracked(settings, folder, listen) as told:
-        training = tune(wanted, resume=resume, listen=told, stop=stop).training
-        told.finish([{"strategy": method, **asdict(training)}], [folder / "training.json"], "")
-    return training
 
 
 def load_run(folder: str | Path, strategy: str | None = None) -> Run:
@@ -307,7 +316,7 @@ def load_run(folder: str | Path, strategy: str | None = None) -> Run:
     )
 
 
-def _settings(study: str | Path | StudySettings, overrides: Sequence[str]) -> StudySettings:
+def resolved(study: str | Path | StudySettings, overrides: Sequence[str]) -> StudySettings:
     if not isinstance(study, StudySettings):
         return read_study(study, overrides)
     if overrides:
@@ -358,6 +367,7 @@ def _load(study: StudySettings, folder: Path, strategy: str) -> Run:
                 settings=study.prompting,
                 count_tokens=lambda text: len(base.template.tokens(text)),
                 vectors=folder / "vectors",
+                tuned=lambda: load_tuned(folder / RETRIEVER),
             )
         )
     return Run(base, adapter, prompter, study.prompting, asked)

@@ -24,13 +24,14 @@ from domainwright.evaluate.tasks import TASKS
 from domainwright.maths.significance import detectable
 from domainwright.models.base import Base
 from domainwright.studies import transfer
-from domainwright.studies._asked import as_asked, prompters_of
+from domainwright.studies._asked import TUNED, as_asked, prompters_of
 from domainwright.studies._base import base_of
 from domainwright.studies._choice import STAND_IN, failed, kind, parts, score_name, strategies
 from domainwright.studies._exam import Exam, suite_of
 from domainwright.studies._explain import would_change
 from domainwright.studies._folder import OF_STUDY, STUDY_FILE, claim, open_study
 from domainwright.studies._live import Live
+from domainwright.studies._retriever import RETRIEVER
 from domainwright.studies._training import Trainer
 from domainwright.studies._written import write_study
 from domainwright.studies.by_task import by_task
@@ -300,8 +301,10 @@ class _Study:
             return sum(p.stat().st_size for p in folder.glob(pattern)) / 1e9
 
         vectors = size(self.folder / "vectors", "*")
+        retriever = size(self.folder / RETRIEVER, "*.safetensors")
         return {
             r.name: (size(self.folder / r.adapter, "*.safetensors") if r.adapter else 0.0)
             + (vectors if parts(r.name)[1] != REFERENCE else 0.0)
+            + (retriever if parts(r.name)[1] == TUNED else 0.0)
             for r in results
         }

@@ -21,8 +21,10 @@ from domainwright.infer.generate import answer
 from domainwright.models.base import Base
 from domainwright.models.flat import flatten
 from domainwright.models.forms import encode_rows
+from domainwright.studies._asked import TUNED
 from domainwright.studies._choice import parts, prompted
 from domainwright.studies._probes import Probed, probe_methods, race_of, searches, step_seconds
+from domainwright.studies._retriever import tuning_tokens
 from domainwright.studies.data import StudyData
 from domainwright.studies.records import Candidate
 from domainwright.studies.search import ALLOWANCE
@@ -174,11 +176,13 @@ def _runs_in(field: Sequence[Candidate]) -> float:
 
 
 def _searching_seconds(strategies: Sequence[str], data: StudyData, read: float) -> float:
-    """Making the vectors of the documents, where a strategy looks through them."""
+    """Making the vectors of the documents, where a strategy looks through them, and tuning."""
     if not any("rag" in s for s in strategies):
         return 0.0
     # About four characters a token; exact counts would cost more than they are worth here.
-    return sum(len(d.text) for d in data.documents) / 4 / (ENCODER_FACTOR * read)
+    tokens = sum(len(d.text) for d in data.documents) / 4
+    tuned = any(prompted(s) == TUNED for s in strategies)
+    return (tokens + (tuning_tokens() if tuned else 0)) / (ENCODER_FACTOR * read)
 
 
 def _writing_seconds(study: StudySettings, read: float, write: float) -> float:

@@ -104,7 +104,7 @@ def tune(
     """
     folder = wanted.folder
     with lock(folder):
-        begun = _begin(wanted, resume, listen)
+        begun = begin(wanted, resume, listen)
         job, adapter = begun.job, begun.job.adapter
         trained = loop.train(job, resume=resume, listen=listen, stop=stop)
         parents = begun.parents | {"run": job.run_hash}
@@ -129,12 +129,12 @@ def advance(
         As `tune`.
     """
     with lock(wanted.folder):
-        begun = _begin(wanted, True, listen)
+        begun = begin(wanted, True, listen)
         return loop.advance(begun.job, until, listen=listen, stop=stop)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Begun:
+class Begun:
     job: loop.Job
     found: Fit
     chosen: dict[str, Any]
@@ -142,7 +142,7 @@ class _Begun:
     parents: dict[str, str]
 
 
-def _begin(wanted: Wanted, resume: bool, listen: Listener) -> _Begun:
+def begin(wanted: Wanted, resume: bool, listen: Listener) -> Begun:
     """The job, with all that was left open decided."""
     base, method, settings, seed = wanted.base, wanted.method, wanted.settings, wanted.seed
     kind = METHODS.get(method)
@@ -190,7 +190,7 @@ def _begin(wanted: Wanted, resume: bool, listen: Listener) -> _Begun:
         identity=_identity(chosen, parents, seed, kept),
         given=Given(replay, folder, listen),
     )
-    return _Begun(job=job, found=found, chosen=chosen, aside=aside, parents=parents)
+    return Begun(job=job, found=found, chosen=chosen, aside=aside, parents=parents)
 
 
 def _taught(

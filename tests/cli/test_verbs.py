@@ -23,7 +23,7 @@ from tests.studies.verdicts import verdict, with_hostile_text
 
 pytestmark = pytest.mark.usefixtures("quick")
 VERBS = [
-    ["decide"], ["plan"], ["train"], ["evaluate"], ["chat"], ["refine"],
+    ["decide"], ["plan"], ["train"], ["rate"], ["evaluate"], ["chat"], ["refine"],
     ["report"], ["export"], ["trace"],
     ["data"], ["data", "show"], ["data", "labels"], ["data", "terms"],
     ["methods"], ["domains"], ["doctor"], [],
@@ -342,6 +342,14 @@ def test_train_prints_figures(dw, study, tmp_path):
     said = dw("chat", tmp_path / "run", "-q", "x", "--new-tokens", "2", "--json")
     assert said.code == 0 and json.loads(said.out)["strategy"] == "adapter"
     assert dw("export", tmp_path / "run", "-o", tmp_path / "m").code == 0
+
+
+def test_rate_says_where_to_begin(dw, study):
+    said = dw("rate", study, "--method", "lora", "--steps", "30", "--low", "1e-4", "--high", "10")
+    assert said.code == 0 and "falls fastest" in said.out
+    assert "Begin with train.learning_rate" in said.out
+    wrong = dw("rate", study, "--method", "lora", "--low", "1", "--high", "0.1")
+    assert wrong.code == 2 and "--low below --high" in wrong.err
 
 
 def test_train_an_unknown_method(dw, study, tmp_path):

@@ -14,7 +14,9 @@ from domainwright.core.artifacts import read_manifest
 from domainwright.core.records import Row
 from domainwright.evaluate.records import Item
 from domainwright.evaluate.retained import change
+from domainwright.models.tuned_encoder import load_tuned
 from domainwright.studies._asked import as_asked, prompters_of
+from domainwright.studies._retriever import RETRIEVER
 from domainwright.studies.refine import acceptance
 from domainwright.studies.refine.halves import Halves
 from domainwright.studies.refine.records import Decision
@@ -49,7 +51,15 @@ class Ring:
         """
         source = self.source
         study, base = source.study, source.run.base
-        prompters = prompters_of(study, base, source.data, source.folder, source.listen)
+        # The rows of a round are new; what it searches with is the study's.
+        prompters = prompters_of(
+            study,
+            base,
+            source.data,
+            source.folder,
+            source.listen,
+            encoder=lambda: load_tuned(source.folder / RETRIEVER),
+        )
         split = replace(source.data.split, train=tuple(rows), dev=tuple(self.halves.looked_at))
         data = replace(source.data, split=split)
         lessons = as_asked(study, data, base, prompters, source.names).lessons
