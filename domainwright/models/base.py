@@ -271,6 +271,7 @@ def load_base(
     """
     if quantise not in (None, *KINDS):
         raise ConfigError(f"quantise is {quantise!r}.", f"use one of: {', '.join(KINDS)}.")
+    machine.keep_few_products()
     source = resolve(name, revision=revision)
     check_safe(source, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
     if device == "auto":

@@ -67,3 +67,13 @@ def test_without_proc_the_peak_is_that_of_the_process(tmp_path, monkeypatch):
 
 def test_progress_can_be_ignored():
     assert quiet(Step("stage", 1, 2)) is None
+
+
+def test_the_environment_decides_how_many_products_are_kept(monkeypatch):
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.setenv(name, "7")
+    machine.keep_few_products()
+    assert os.environ[name] == "7"
+    monkeypatch.delenv(name)
+    machine.keep_few_products()
+    assert os.environ[name] == "256"
