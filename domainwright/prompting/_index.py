@@ -7,7 +7,6 @@ b = 0.75, by the bm25s library; cosine of all-MiniLM-L6-v2 vectors.
 """
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from domainwright.core.progress import Listener, quiet
 from domainwright.core.records import Document
+from domainwright.maths.minhash import words
 from domainwright.models.encoder import Encoder, default_encoder
 
 RRF = 60
@@ -23,7 +23,6 @@ DEPTH = 50
 """Ranks of each search that take part in the fusion."""
 PASSAGE_WORDS, OVERLAP_WORDS = 150, 22
 """About 200 tokens, 15 % overlap (methods.md §11.1)."""
-_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +41,12 @@ def passages_of(documents: Sequence[Document]) -> list[Passage]:
     """Documents cut into overlapping passages; each keeps where it stood, and its group."""
     found = []
     for document in documents:
-        words = document.text.split()
+        spaced = document.text.split()
         step = PASSAGE_WORDS - OVERLAP_WORDS
-        starts = range(0, max(1, len(words) - OVERLAP_WORDS), step)
+        starts = range(0, max(1, len(spaced) - OVERLAP_WORDS), step)
         title = document.heading + (f", page {document.page}" if document.page else "")
         for number, start in enumerate(starts):
-            text = " ".join(words[start : start + PASSAGE_WORDS])
+            text = " ".join(spaced[start : start + PASSAGE_WORDS])
             found.append(Passage(f"{document.id}#{number}", document.group, title, text))
     return found
 
@@ -73,7 +72,7 @@ class Index:
 
             logging.getLogger("bm25s").setLevel(logging.WARNING)
             self._bm25 = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
-            self._bm25.index([_words(t) for t in texts], show_progress=False)
+            self._bm25.index([words(t) for t in texts], show_progress=False)
         if "dense" in kinds:
             self.encoder = encoder or default_encoder()
             self._vectors = self.encoder.encode(list(texts), listen, cache=vectors)
@@ -86,8 +85,8 @@ class Index:
         """
         rankings = []
         if "lexical" in self.kinds:
-            words = _words(query)
-            found = self._bm25.get_scores(words) if words else np.zeros(self._size)
+            asked = words(query)
+            found = self._bm25.get_scores(asked) if asked else np.zeros(self._size)
             rankings.append((found, 0.0))
         if "dense" in self.kinds:
             rankings.append((self._vectors @ self.encoder.vector(query), -np.inf))
@@ -102,7 +101,3 @@ class Index:
                     fused[number] += 1 / (RRF + rank)
         order = np.argsort(-fused, kind="stable")[:DEPTH]
         return [int(n) for n in order if fused[n] > 0]
-
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())

@@ -178,6 +178,11 @@ def measure(name: str) -> str:
     return known.get(name) or unit(name).label
 
 
+def loss_change(change: Interval) -> str:
+    """How far losses lie apart: "0.123 [0.101, 0.145] nats per token"."""
+    return f"{triple(change.mean, change.low, change.high, least=3)} nats per token"
+
+
 def nats(change: Interval) -> str:
     """Forgetting on general text, in nats per token; above zero is forgotten."""
     return triple(change.mean, change.low, change.high, least=3, sign=True)

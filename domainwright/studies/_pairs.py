@@ -8,7 +8,6 @@ The first is a guess (a pseudo-label), so a row without a clear passage is left 
 Test and development rows are never looked at for a passage, and no query is one of their questions.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ import numpy as np
 from domainwright.core.progress import Listener, Step, quiet
 from domainwright.core.records import Document, Row, Text
 from domainwright.core.seeds import generator, share
+from domainwright.maths.minhash import words
 from domainwright.models.encoder import default_encoder
 from domainwright.models.forms import solved
 from domainwright.prompting._index import Index, passages_of
@@ -36,7 +36,6 @@ RARE_SHARE = 0.1
 """A rare word stands in at most this share of the passages, or in one."""
 FEWEST_GROUPS = 64
 """Below so many groups of documents, a section or page is a group of its own."""
-_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,15 +110,15 @@ class _Corpus:
         self.groups = [
             s if coarse else p.group for s, p in zip(sections, self.passages, strict=True)
         ]
-        self.words = [frozenset(_words(text)) for text in self.shown]
-        self.holding = Counter(w for words in self.words for w in words)
+        self.words = [frozenset(words(text)) for text in self.shown]
+        self.holding = Counter(w for own in self.words for w in own)
 
     def answering(self, row: Row, index: Index) -> int | None:
         """The passage from which a training row seems to be answered."""
         question, answer = solved(row)  # type: ignore[arg-type]
         most = max(1, RARE_SHARE * len(self.passages))
-        telling = {w for w in _words(answer) if len(w) > 2 or w.isdigit()}
-        own = telling - set(_words(question_of(row)))
+        telling = {w for w in words(answer) if len(w) > 2 or w.isdigit()}
+        own = telling - set(words(question_of(row)))
         rare = sorted((self.holding[w], w) for w in own if 0 < self.holding[w] <= most)
         wanted = {w for _, w in rare[:RAREST]}
         if not wanted:
@@ -132,15 +131,15 @@ class _Asked:
     """Whether a text holds one of the hidden questions, word by word."""
 
     def __init__(self, questions: Iterable[str]) -> None:
-        self.known = {words for q in questions if (words := tuple(_words(q)))}
-        self.lengths = {len(words) for words in self.known}
+        self.known = {asked for q in questions if (asked := tuple(words(q)))}
+        self.lengths = {len(asked) for asked in self.known}
 
     def __contains__(self, text: str) -> bool:
-        words = tuple(_words(text))
+        found = tuple(words(text))
         return any(
-            words[start : start + length] in self.known
+            found[start : start + length] in self.known
             for length in self.lengths
-            for start in range(len(words) - length + 1)
+            for start in range(len(found) - length + 1)
         )
 
 
@@ -173,7 +172,3 @@ def _mined(
         done.append(replace(pair, negatives=tuple(hard[: 4 * settings.negatives])))
         listen(Step("mine negatives", place + 1, len(chosen)))
     return done
-
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from domainwright.maths.bootstrap import Interval, interval
+from domainwright.studies._format import loss_change
 
 Losses = Sequence[tuple[str, float, int]]
 """(row, summed loss in nats, tokens)."""
@@ -35,15 +36,15 @@ def advice(method: str, made: int, steps: int, found: Interval) -> str:
     """One sentence for the verdict."""
     run = f"{method}, {steps} steps with and without"
     if found.low > 0:
-        return f"The {made:,} made rows helped: they took {_ends(found)} off the loss ({run})."
+        return (
+            f"The {made:,} made rows helped: they took {loss_change(found)} off the loss ({run})."
+        )
     if found.high < 0:
         worse = Interval(-found.mean, -found.high, -found.low)
-        return f"The {made:,} made rows did harm: they put {_ends(worse)} on the loss ({run})."
+        return (
+            f"The {made:,} made rows did harm: they put {loss_change(worse)} on the loss ({run})."
+        )
     return (
         f"The {made:,} made rows changed nothing that these development rows can show: they took "
-        f"{_ends(found)} off the loss ({run})."
+        f"{loss_change(found)} off the loss ({run})."
     )
-
-
-def _ends(found: Interval) -> str:
-    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}] nats per token"

@@ -18,6 +18,7 @@ import numpy as np
 from domainwright.core.records import Row
 from domainwright.core.seeds import share
 from domainwright.maths.bootstrap import DRAWS, Interval, interval
+from domainwright.studies._format import loss_change
 from domainwright.studies.records import CurvePoint, LearningCurve
 
 PARTS = (4, 2, 1)
@@ -110,9 +111,6 @@ def _advice(more: int, gain: Interval) -> str:
     if gain.low <= 0 or gain.mean < SMALL:
         return (
             f"{more} more rows like these would bring nothing that these development rows can "
-            f"show ({gain.mean:.3f} [{gain.low:.3f}, {gain.high:.3f}] nats per token)."
+            f"show ({loss_change(gain)})."
         )
-    return (
-        f"{more} more rows like these would bring about {gain.mean:.3f} [{gain.low:.3f}, "
-        f"{gain.high:.3f}] nats per token."
-    )
+    return f"{more} more rows like these would bring about {loss_change(gain)}."

@@ -29,6 +29,7 @@ from domainwright.core.progress import Listener, Step, quiet
 from domainwright.maths.bootstrap import Interval, interval
 from domainwright.methods import usual_rate
 from domainwright.models.base import Base
+from domainwright.studies._format import loss_change
 from domainwright.studies.records import Candidate, Search
 
 Losses = list[tuple[str, float, int]]
@@ -196,8 +197,7 @@ def _cut(
                 decision="stopped",
                 reason=(
                     f"After {until} of {ledger.steps} steps its development loss is "
-                    f"{behind.mean:.3f} [{behind.low:.3f}, {behind.high:.3f}] nats per token "
-                    f"above that of {best}."
+                    f"{loss_change(behind)} above that of {best}."
                 ),
             )
     return on

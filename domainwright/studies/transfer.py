@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from domainwright.core.errors import RunFailed
 from domainwright.core.records import Row
+from domainwright.maths.bootstrap import Interval
+from domainwright.studies._format import loss_change
 from domainwright.studies.ablation import Losses, gain
 from domainwright.studies.records import Effect, Transfer
 
@@ -60,7 +62,7 @@ def advice(found: Transfer) -> list[str]:
     """A sentence for every task that helps or hurts another one beyond doubt."""
     told = [
         f"Learning {e.task} too {'helps' if e.gain.mean > 0 else 'hurts'} {e.on}: it "
-        f"{'takes' if e.gain.mean > 0 else 'puts'} {_ends(e)} nats per token "
+        f"{'takes' if e.gain.mean > 0 else 'puts'} {_size(e.gain)} "
         f"{'off' if e.gain.mean > 0 else 'on'} its loss ({found.method})."
         for e in found.effects
         if e.task != e.on and e.gain.decided
@@ -81,6 +83,7 @@ def _of(losses: Losses, task: str, task_of: Mapping[str, str]) -> Losses:
     ]
 
 
-def _ends(effect: Effect) -> str:
-    low, high = sorted((abs(effect.gain.low), abs(effect.gain.high)))
-    return f"{abs(effect.gain.mean):.3f} [{low:.3f}, {high:.3f}]"
+def _size(change: Interval) -> str:
+    """How large a change is, whichever way it goes; its interval is on one side of zero."""
+    low, high = sorted((abs(change.low), abs(change.high)))
+    return loss_change(Interval(abs(change.mean), low, high))

@@ -10,6 +10,7 @@ import pytest
 
 from domainwright.core.errors import ConfigError
 from domainwright.core.records import Choice, Document, Message, Text
+from domainwright.maths.minhash import words
 from domainwright.models import embedded
 from domainwright.prompting import PROMPTINGS, _index
 from domainwright.prompting._index import Index, passages_of
@@ -296,10 +297,23 @@ def test_lexical_scores_are_those_of_bm25(query, monkeypatch):
     texts = [d.text for d in DOCUMENTS]
     index = Index(texts)
     want = bm25(texts, query)
-    got = index._bm25.get_scores(_index._words(query))
+    got = index._bm25.get_scores(words(query))
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
     order = sorted((n for n in range(5) if want[n] > 0), key=lambda n: -want[n])
     assert index.search(query) == order
+
+
+@pytest.mark.parametrize(
+    ("texts", "query", "first"),
+    [
+        # A script without spaces: a sentence must not be one word.
+        (["血圧を下げる薬です。", "抗凝固薬はワルファリンです。"], "ワルファリンとは", 1),
+        (["Der Fluss durch Paris", "Ein Café an der Ecke"], "cafe", 1),
+    ],
+)
+def test_lexical_search_knows_the_words_of_other_scripts(texts, query, first, monkeypatch):
+    monkeypatch.setattr(_index, "default_encoder", NoVectors)
+    assert Index(texts).search(query)[:1] == [first]
 
 
 def test_the_two_rankings_are_fused_by_reciprocal_rank(monkeypatch):

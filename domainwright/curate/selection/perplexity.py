@@ -3,8 +3,7 @@
     part      rows between two deciles of length; fewer parts where one would hold under 20 rows
     kept      rows whose loss lies between the quantiles `low` and `high` of their part
 
-A loss in the lowest twentieth belongs to what the base knows by heart, one in the highest often
-to noise. The mean loss of a token falls with the length of a row; one band for all rows would
+The mean loss of a token falls with the length of a row; one band for all rows would
 set the longest and the shortest aside.
 
 Source: perplexity bands, Wenzek et al. 2020, CCNet, arXiv:1911.00359; Marion et al. 2023,
@@ -16,9 +15,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from domainwright.core.errors import ConfigError
 from domainwright.core.seeds import generator
 from domainwright.curate.selection import SELECTIONS, Chosen, Seen
+from domainwright.curate.selection._band import Band
 
 PARTS = 10
 LEAST_ROWS = 20
@@ -27,22 +26,10 @@ LEAST_ROWS = 20
 
 @SELECTIONS.register
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Perplexity:
+class Perplexity(Band):
     """By lot within the band."""
 
-    low: float = 0.05
-    """Quantile of the losses below which a row is refused. In [0, high)."""
-    high: float = 0.95
-    """Quantile above which a row is refused. In (low, 1]."""
-
     needs: ClassVar[tuple[str, ...]] = ("losses", "lengths")
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.low < self.high <= 1:
-            raise ConfigError(
-                f"perplexity keeps losses between the quantiles {self.low} and {self.high}.",
-                "give low below high, both within 0 and 1.",
-            )
 
     def choose(self, seen: Seen, count: int) -> Chosen:
         loss_N = seen.loss_N
@@ -51,13 +38,8 @@ class Perplexity:
         part_N = parts(seen.length_N)
         for part in np.unique(part_N):
             rows = np.flatnonzero(part_N == part)
-            low, high = np.quantile(loss_N[rows], [self.low, self.high])
-            for row in rows.tolist():
-                told = f"loss {loss_N[row]:.3f}, among rows of its length"
-                if loss_N[row] < low:
-                    refused[row] = ("too_easy", f"{told} below {low:.3f} nats per token")
-                elif loss_N[row] > high:
-                    refused[row] = ("too_hard", f"{told} above {high:.3f} nats per token")
+            outside = self.outside(loss_N[rows], " among rows of its length")
+            refused.update({int(rows[n]): why for n, why in outside.items()})
         order = generator(seen.seed, "select").permutation(seen.count).tolist()
         return Chosen([row for row in order if row not in refused][:count], refused)
 
