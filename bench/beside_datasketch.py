@@ -19,14 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench._report import add_options, machine_facts, note, publish, refuse_when_busy, spread
-from domainwright.curate._sketch import BAND, BINS, RUN_WORDS, candidates, signatures
+from domainwright.curate._sketch import BAND, BANDS, BINS, RUN_WORDS, candidates, sketched
 from domainwright.curate.content import content
 from domainwright.curate.pipeline import Wish, curate
 from domainwright.curate.read import read
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 FILES = ("medical/qa", "science/qa", "legal/qa", "finance/qa", "general/instructions")
-BANDS = BINS // BAND
 Pairs = set[tuple[int, int]]
 
 
@@ -46,7 +45,7 @@ def rows(count: int) -> tuple[list[str], Pairs]:
 
 
 def ours(texts: list[str]) -> Pairs:
-    return set(map(tuple, candidates(signatures(texts)).tolist()))
+    return set(map(tuple, candidates(sketched(texts)).tolist()))
 
 
 def grams(text: str) -> list[str]:

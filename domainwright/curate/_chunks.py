@@ -1,30 +1,39 @@
 """Work in pieces on the disk, so that memory does not grow with the data and a kill costs a piece.
 
-A piece is three files: `00012.rows` (kept rows, one JSON each), `00012.json` (what was dropped
-and changed) and `00012.npz` (keys and signatures). The last is written last, under its
-name at once: a piece without it does not exist.
+A piece is `00012.chat.arrow` (kept rows of that kind, as columns), `00012.json` (what was dropped
+and changed) and `00012.npz` (the order of the kinds, keys and sketches). The last is written
+last: a piece without it does not exist. Every file gets its name when it is whole, so two
+processes that write one piece, as after a kill, write the same and harm nothing.
 """
 
+import bisect
+import contextlib
+import functools
+import itertools
 import json
+import operator
 import os
 import shutil
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from domainwright.core.artifacts import sha256_json, write_json
 from domainwright.core.records import Row
-from domainwright.curate._sketch import BINS, Signatures, signatures
+from domainwright.curate._sketch import BANDS, BINS, Sketch, sketched
+from domainwright.curate._table import KINDS, columns, rows_of
 from domainwright.curate.content import content
-from domainwright.curate.copies import Keys, keys_of
-from domainwright.curate.dataset import row_as_json, row_from_json
+from domainwright.curate.copies import Keys, key_table
 
 CHUNK_ROWS = 1_000
 _CACHED_ROWS = 20_000
+_OPEN_PIECES = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,108 +53,145 @@ class Piece:
 class AllKeys:
     """Keys of the kept rows of all pieces, in order."""
 
-    exact_T2: Keys
-    question_T2: Keys
-    judgement_T2: Keys
-    signature_TK: Signatures
-    """Mapped from a file."""
-    bounds: list[int]
-    """Row n lies in the piece p with bounds[p] <= n < bounds[p + 1]."""
+    key_T6: Keys
+    sketch: Sketch
+    """Mapped from files."""
 
 
 class Workshop:
     """The folder of the pieces; it lives beside the dataset until that is written.
 
     Args:
-        key: everything the pieces depend on. Pieces of another key are thrown away.
+        key: everything the pieces depend on. Pieces of another key are thrown away. None: the
+            folder is ready, and only `write` is to be used.
     """
 
-    def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, key: Mapping[str, Any] | None) -> None:
         self.folder = folder
-        digest = sha256_json(key)
-        mark = folder / "key.json"
+        if key is not None:
+            self._prepare(sha256_json(key))
+        self._cache: OrderedDict[int, Row] = OrderedDict()
+        self._starts = list[int]()
+        self._opened = functools.lru_cache(_OPEN_PIECES)(self._open)
+
+    def _prepare(self, digest: str) -> None:
+        mark = self.folder / "key.json"
         if not mark.is_file() or json.loads(mark.read_text("utf-8")) != digest:
-            folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             # The lock of the folder lies in it too, and is held.
-            for path in folder.iterdir():
+            for path in self.folder.iterdir():
                 if path.name != ".lock":
                     path.unlink()
             write_json(mark, digest)
-        self._cache: OrderedDict[int, Row] = OrderedDict()
-        self._places: list[tuple[int, np.ndarray]] = []
 
     def has(self, number: int) -> bool:
         return self._path(number, "npz").is_file()
 
     def write(self, number: int, rows: Sequence[Row], piece: Piece) -> None:
-        lines = [json.dumps(row_as_json(row), ensure_ascii=False).encode() for row in rows]
-        with open(self._path(number, "rows"), "wb") as file:
-            file.writelines(line + b"\n" for line in lines)
+        kind_T = np.array([KINDS.index(type(row)) for row in rows], dtype=np.uint8)
+        for kind in np.unique(kind_T).tolist():
+            table = columns([row for row in rows if type(row) is KINDS[kind]])
+            with (
+                self._whole(self._arrow(number, kind)) as file,
+                pa.ipc.new_file(file, table.schema) as writer,
+            ):
+                writer.write_table(table)
         fields = {name: getattr(piece, name) for name in Piece.__slots__}
-        self._path(number, "json").write_text(json.dumps(fields, ensure_ascii=False), "utf-8")
-        keys = [keys_of(row) for row in rows]
-        table = np.frombuffer(b"".join(b"".join(key) for key in keys), dtype=np.uint64)
-        # Not ".npz" yet: that name says that the piece is whole.
-        temporary = self._path(number, "part")
-        with open(temporary, "wb") as file:
+        with self._whole(self._path(number, "json")) as file:
+            file.write(json.dumps(fields, ensure_ascii=False).encode())
+        sketch = sketched([content(row) for row in rows])
+        with self._whole(self._path(number, "npz")) as file:
             np.savez(
                 file,
-                offsets=np.cumsum([0, *(len(line) + 1 for line in lines)]),
-                keys=table.reshape(len(rows), 6),
-                signatures=signatures([content(row) for row in rows]),
+                kinds=kind_T,
+                keys=key_table(rows),
+                signatures=sketch.signature_TK,
+                bands=sketch.key_BT,
             )
-        os.replace(temporary, self._path(number, "npz"))
 
     def read(self, number: int) -> Piece:
         return Piece(**json.loads(self._path(number, "json").read_text("utf-8")))
 
-    def rows(self, number: int) -> Iterator[Row]:
-        with open(self._path(number, "rows"), encoding="utf-8", newline="\n") as file:
-            for line in file:
-                yield row_from_json(json.loads(line))
+    def tables(self, number: int) -> dict[type[Row], tuple[NDArray[np.int64], pa.Table]]:
+        """Kind -> (places of its rows in the piece, counted from 0, and the rows as a table)."""
+        kind_T, tables = self._opened(number)
+        return {
+            KINDS[kind]: (np.flatnonzero(kind_T == kind), table) for kind, table in tables.items()
+        }
+
+    def rows(self, number: int) -> list[Row]:
+        """The kept rows of a piece."""
+        found = [
+            pair
+            for kind, (places, table) in self.tables(number).items()
+            for pair in zip(places.tolist(), rows_of(kind, table), strict=True)
+        ]
+        return [row for _, row in sorted(found, key=operator.itemgetter(0))]
 
     def keys(self, pieces: int) -> AllKeys:
-        """Keys in memory (48 bytes a row); signatures in one file that is mapped."""
-        tables, bounds, path = list[np.ndarray](), [0], self.folder / "signatures.bin"
-        self._places.clear()
-        with open(path, "wb") as file:
-            for number in range(pieces):
-                with np.load(self._path(number, "npz")) as stored:
-                    tables.append(stored["keys"])
-                    self._places.append((bounds[-1], stored["offsets"]))
-                    file.write(np.ascontiguousarray(stored["signatures"]).tobytes())
-                bounds.append(bounds[-1] + len(tables[-1]))
+        """Keys in memory (48 bytes a row); sketches in two files that are mapped."""
+        sizes, tables = list[int](), list[Keys]()
+        for number in range(pieces):
+            with np.load(self._path(number, "npz")) as stored:
+                tables.append(stored["keys"])
+                sizes.append(len(tables[-1]))
+        self._starts = [0, *itertools.accumulate(sizes)][:-1]
+        T = sum(sizes)
+        signature_TK = self._mapped("signatures.bin", np.uint32, (T, BINS))
+        key_BT = self._mapped("bands.bin", np.uint64, (BANDS, T))
+        for number, (start, size) in enumerate(zip(self._starts, sizes, strict=True)):
+            with np.load(self._path(number, "npz")) as stored:
+                signature_TK[start : start + size] = stored["signatures"]
+                key_BT[:, start : start + size] = stored["bands"]
         table = np.concatenate([*tables, np.empty((0, 6), np.uint64)]).astype(np.uint64)
-        shape = (bounds[-1], BINS)
-        empty = np.empty(shape, dtype=np.uint32)
-        mapped = np.memmap(path, np.uint32, "r", shape=shape) if bounds[-1] else empty
-        return AllKeys(
-            exact_T2=table[:, 0:2],
-            question_T2=table[:, 2:4],
-            judgement_T2=table[:, 4:6],
-            signature_TK=mapped,
-            bounds=bounds,
-        )
+        return AllKeys(key_T6=table, sketch=Sketch(signature_TK, key_BT))
 
     def row(self, number: int) -> Row:
         """The row of a number, counted over all pieces; call `keys` first."""
         if number in self._cache:
             self._cache.move_to_end(number)
             return self._cache[number]
-        starts = [start for start, _ in self._places]
-        piece = int(np.searchsorted(starts, number, side="right")) - 1
-        start, offsets = self._places[piece]
-        begin, end = offsets[number - start : number - start + 2]
-        with open(self._path(piece, "rows"), "rb") as file:
-            file.seek(begin)
-            row = row_from_json(json.loads(file.read(end - begin)))
+        piece = bisect.bisect_right(self._starts, number) - 1
+        place = number - self._starts[piece]
+        kind_T, tables = self._opened(piece)
+        kind = int(kind_T[place])
+        at = int(np.count_nonzero(kind_T[:place] == kind))
+        (row,) = rows_of(KINDS[kind], tables[kind].slice(at, 1))
         self._cache[number] = row
         if len(self._cache) > _CACHED_ROWS:
             self._cache.popitem(last=False)
         return row
 
     def close(self) -> None:
+        self._opened.cache_clear()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _open(self, number: int) -> tuple[NDArray[np.uint8], dict[int, pa.Table]]:
+        with np.load(self._path(number, "npz")) as stored:
+            kind_T = stored["kinds"]
+        return kind_T, {
+            kind: pa.ipc.open_file(pa.memory_map(str(self._arrow(number, kind)))).read_all()
+            for kind in np.unique(kind_T).tolist()
+        }
+
+    def _mapped(self, name: str, kind: type[Any], shape: tuple[int, int]) -> NDArray[Any]:
+        # A file of no bytes cannot be mapped.
+        return (
+            np.memmap(self.folder / name, kind, "w+", shape=shape)
+            if shape[0] * shape[1]
+            else (np.empty(shape, dtype=kind))
+        )
+
+    @contextlib.contextmanager
+    def _whole(self, path: Path) -> Iterator[BinaryIO]:
+        """A file that has its name when everything is written."""
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+        with open(temporary, "wb") as file:
+            yield file
+        os.replace(temporary, path)
+
+    def _arrow(self, number: int, kind: int) -> Path:
+        return self._path(number, f"{KINDS[kind].__name__.lower()}.arrow")
 
     def _path(self, number: int, ending: str) -> Path:
         return self.folder / f"{number:06d}.{ending}"

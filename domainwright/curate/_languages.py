@@ -78,6 +78,7 @@ _MOST_CHARS = 2_000
 _LEAST_WORDS = 4
 _LEAST_DIFFERENT = 3
 _LEAST_SHARE = 0.12
+_MOST_SEEN = 500_000
 _MARGIN = 1.3
 """The best language must have this many times the score of the next, or the text is unclear."""
 
@@ -128,9 +129,31 @@ def share_of(text: str, name: str) -> float:
     text = _shortened(text)
     if name not in _FUNCTION_WORDS:
         return float(_by_script(text) == name)
-    found = _WORD.findall(text)
-    own = _WORDS_OF[name]
-    return sum(word in own for word in found) / len(found) if found else 0.0
+    seen = _SEEN.setdefault(name, _Tokens(name))
+    if len(seen) > _MOST_SEEN:
+        seen.clear()
+    own, words = divmod(sum(map(seen.__getitem__, text.split())), _Tokens.OWN)
+    return own / words if words else 0.0
+
+
+class _Tokens(dict[str, int]):
+    """What stands between two spaces -> `OWN` x function words + words in it.
+
+    Most tokens stand in many rows, and a look into a dict is quicker than a pattern.
+    """
+
+    OWN = 1 << 32
+
+    def __init__(self, name: str) -> None:
+        self._own = _WORDS_OF[name]
+
+    def __missing__(self, token: str) -> int:
+        found = _WORD.findall(token)
+        seen = self[token] = self.OWN * sum(map(self._own.__contains__, found)) + len(found)
+        return seen
+
+
+_SEEN: dict[str, _Tokens] = {}
 
 
 def _shortened(text: str) -> str:

@@ -46,19 +46,21 @@ class Letters:
             limit = np.quantile(fits, _WORST_SHARE)
             kept = [code for code, fit in zip(codes, fits, strict=True) if fit >= limit]
             self._log = _learnt(kept)
-        self._known: dict[str, str] = {}
+        self._triples = _Triples(self._log)
+        self._kinds = dict[str, str]()
 
     def fit(self, word: str) -> float:
         """Mean log-probability of the word's letters, in nats; near -2 for common words."""
-        return _mean(self._log, _codes(word))
+        padded, triples = f"  {word} ", self._triples
+        return sum([triples[padded[n : n + 3]] for n in range(len(word) + 1)]) / (len(word) + 1)
 
     def kind(self, word: str) -> str:
         """ "plain", "backwards" (it would fit when read from its end) or "noise"."""
-        known = self._known.get(word)
+        known = self._kinds.get(word)
         if known is None:
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
-            known = self._known[word] = self._judged(word)
+            if len(self._kinds) >= _MOST_KNOWN:
+                self._kinds.clear()
+            known = self._kinds[word] = self._judged(word)
         return known
 
     def _judged(self, word: str) -> str:
@@ -68,6 +70,18 @@ class Letters:
         if mirrored > own + _BACKWARDS:
             return "backwards"
         return "noise" if max(own, mirrored) < _NOISE else "plain"
+
+
+class _Triples(dict[str, float]):
+    """Three letters -> log-probability of the third: one word at a time is too few for numpy."""
+
+    def __init__(self, log: np.ndarray) -> None:
+        self._log = log
+
+    def __missing__(self, triple: str) -> float:
+        first, second, third = _numbers(triple)
+        found = self[triple] = float(self._log[first, second, third])
+        return found
 
 
 def _learnt(codes: Iterable[np.ndarray]) -> np.ndarray:
@@ -81,9 +95,13 @@ def _mean(log: np.ndarray, code: np.ndarray) -> float:
     return float(log[code[:-2], code[1:-1], code[2:]].mean())
 
 
-def _codes(word: str) -> np.ndarray:
-    """Letters as numbers below 64, a space before and behind. a to z have their own."""
-    points = np.frombuffer(f"  {word} ".encode("utf-32-le", "replace"), dtype=np.uint32)
+def _codes(text: str) -> np.ndarray:
+    return _numbers(f"  {text} ")
+
+
+def _numbers(text: str) -> np.ndarray:
+    """Letters as numbers below 64. a to z have their own."""
+    points = np.frombuffer(text.encode("utf-32-le", "replace"), dtype=np.uint32)
     latin = points - 96
     return np.where(
         points == 32, 0, np.where((latin >= 1) & (latin <= 26), latin, 27 + points % 37)

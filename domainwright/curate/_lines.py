@@ -111,7 +111,9 @@ def flaw(value: Any) -> tuple[str, str] | None:
         if isinstance(item, str):
             if "\x00" in item:
                 return "nul_byte", f"a NUL character in {_shown(item)}"
-            if not item.isascii() and any("\ud800" <= char <= "\udfff" for char in item):
+            try:
+                item.encode()
+            except UnicodeEncodeError:
                 return "not_utf8", f"bytes or escapes that are no character in {_shown(item)}"
         elif isinstance(item, RepeatedKey):
             return "duplicate_key", f"the key {_shown(item.key)} stands twice in one object"

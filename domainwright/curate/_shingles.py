@@ -45,7 +45,23 @@ class _Folding(dict[int, str | None]):
         return folded
 
 
-_FOLDING = _Folding()
+class _Runs(dict[str, str]):
+    """What a short run of characters beyond ASCII becomes: quotes and dashes come again and again.
+
+    No longer than `MOST` characters and the cache no larger than `ROOM`: a text in Chinese is one
+    run that never comes again.
+    """
+
+    MOST, ROOM = 4, 100_000
+
+    def __missing__(self, run: str) -> str:
+        found = unicodedata.normalize("NFKD", run.lower()).translate(_FOLDING)
+        if len(run) <= self.MOST and len(self) < self.ROOM:
+            self[run] = found
+        return found
+
+
+_FOLDING, _RUNS = _Folding(), _Runs()
 _BEYOND = re.compile("[^\x00-\x7f]+")
 
 
@@ -57,12 +73,7 @@ def folded(text: str) -> str:
     """
     if text.isascii():
         return text
-    # `translate` looks every character up: runs beyond ASCII are few in most texts.
-    return _BEYOND.sub(_fold, unicodedata.normalize("NFKD", text.lower()))
-
-
-def _fold(run: re.Match[str]) -> str:
-    return run[0].translate(_FOLDING)
+    return _BEYOND.sub(lambda run: _RUNS[run[0]], text)
 
 
 def encoded(text: str) -> bytes:

@@ -13,8 +13,11 @@ Dimension key:
 """
 
 import ctypes
-from collections.abc import Sequence
-from typing import Any
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +27,34 @@ from domainwright.curate.native import library
 
 BINS = 160
 BAND = 4
+BANDS = BINS // BAND
 RUN_WORDS = 3
 _EMPTY = np.uint32(0xFFFFFFFF)
 _MOST_PAIRS = 16
 """A bucket of n rows is n (n - 1) / 2 pairs: beyond this, each row is compared with these
 many before it and with the first."""
 
+_PART_TEXTS = 4_096
+"""Work is shared among the cores in parts of this many texts: native code lets other threads run.
+"""
+
 Signatures = NDArray[np.uint32]
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, slots=True)
+class Sketch:
+    """What is known of the texts: enough to find pairs and to estimate how alike they are."""
+
+    signature_TK: Signatures
+    """A text without words has only the largest number."""
+    key_BT: NDArray[np.uint64]
+    """`band_keys` of the signatures."""
+
+
+def sketched(texts: Sequence[str]) -> Sketch:
+    signature_TK = signatures(texts)
+    return Sketch(signature_TK, band_keys(signature_TK))
 
 
 def signatures(texts: Sequence[str]) -> Signatures:
@@ -41,12 +65,25 @@ def signatures(texts: Sequence[str]) -> Signatures:
     data = [encoded(text) for text in texts]
     bounds = np.zeros(len(texts) + 1, dtype=np.int64)
     np.cumsum([len(piece) for piece in data], out=bounds[1:])
-    out_TK = np.empty((len(texts), BINS), dtype=np.uint32)
-    native.dw_sketch(
-        b"".join(data), _address(bounds), _long(len(texts)), _long(RUN_WORDS), _long(BINS),
-        _address(out_TK),
-    )  # fmt: skip
+    joined, out_TK = b"".join(data), np.empty((len(texts), BINS), dtype=np.uint32)
+
+    def part(begin: int) -> None:
+        count = min(_PART_TEXTS, len(texts) - begin)
+        native.dw_sketch(
+            joined, _address(bounds[begin:]), _long(count), _long(RUN_WORDS), _long(BINS),
+            _address(out_TK[begin:]),
+        )  # fmt: skip
+
+    _on_cores(part, range(0, len(texts), _PART_TEXTS))
     return out_TK
+
+
+def _on_cores(work: Callable[[int], Made], items: Sequence[int]) -> list[Made]:
+    """`work` of every item, in order."""
+    if len(items) < 2:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(os.cpu_count() or 1) as cores:
+        return list(cores.map(work, items))
 
 
 def _plain_signatures(texts: Sequence[str]) -> Signatures:
@@ -84,38 +121,44 @@ def _densified(out_TK: Signatures) -> Signatures:
     return out_TK
 
 
-def band_keys(signature_TK: Signatures, band: int) -> NDArray[np.uint64]:
-    """One number per row for a band; equal where the band is equal. Shape (T,)."""
-    key_T = np.zeros(len(signature_TK), dtype=np.uint64)
-    for entry in range(band * BAND, band * BAND + BAND):
-        key_T = (key_T ^ signature_TK[:, entry]) * np.uint64(0x9E3779B97F4A7C15)
-        key_T ^= key_T >> np.uint64(29)
-    return key_T
+def band_keys(signature_TK: Signatures) -> NDArray[np.uint64]:
+    """One number per band and text; equal where the band is equal, 0 without words. Shape (B, T)."""
+    key_BT = np.zeros((BANDS, len(signature_TK)), dtype=np.uint64)
+    for entry in range(BAND):
+        key_BT = (key_BT ^ signature_TK[:, entry::BAND].T) * np.uint64(0x9E3779B97F4A7C15)
+        key_BT ^= key_BT >> np.uint64(29)
+    return np.where(signature_TK[:, 0] == _EMPTY, np.uint64(0), key_BT | np.uint64(1))
 
 
-def candidates(signature_TK: Signatures) -> NDArray[np.int64]:
+def candidates(sketch: Sketch) -> NDArray[np.int64]:
     """Pairs (i, j), i < j, that agree in a band. Shape (Q, 2), sorted by j, then i."""
-    T = len(signature_TK)
-    filled = np.flatnonzero(signature_TK[:, 0] != _EMPTY) if T else np.empty(0, dtype=np.int64)
-    found = [np.empty(0, dtype=np.int64)]
+    T = sketch.key_BT.shape[1]
+    filled = np.flatnonzero(sketch.key_BT[0])
     native = library()
-    # One band at a time: the signatures may lie in a file and be more than fits in memory.
-    for band in range(BINS // BAND):
-        key = band_keys(signature_TK, band)[filled]
-        if native is not None:
-            found.append(_native_pairs(native, key, filled, T))
-            continue
-        order = np.argsort(key, kind="stable")
-        same = key[order[1:]] == key[order[:-1]]
-        if not same.any():
-            continue
-        group = np.concatenate([[0], np.cumsum(~same)])
-        begin = np.flatnonzero(np.concatenate([[True], ~same]))
-        size = np.diff(np.append(begin, len(order)))
-        found += _pairs_within(filled[order], group, begin, size, T)
+
+    # One band at a time: the keys may lie in a file and be more than fits in memory.
+    def band(number: int) -> NDArray[np.int64]:
+        key = sketch.key_BT[number][filled]
+        if native is None:
+            return _plain_pairs(key, filled, T)
+        return _native_pairs(native, key, filled, T)
+
+    found = _on_cores(band, range(BANDS))
     key_Q = np.sort(np.concatenate(found))  # np.unique hashes, which takes four times as long
     key_Q = key_Q[np.diff(key_Q, prepend=-1) != 0]
     return np.stack([key_Q % max(T, 1), key_Q // max(T, 1)], axis=1)
+
+
+def _plain_pairs(key: NDArray[np.uint64], row: NDArray[np.int64], T: int) -> NDArray[np.int64]:
+    """j * T + i for the pairs of one band."""
+    order = np.argsort(key, kind="stable")
+    same = key[order[1:]] == key[order[:-1]]
+    if not same.any():
+        return np.empty(0, dtype=np.int64)
+    group = np.concatenate([[0], np.cumsum(~same)])
+    begin = np.flatnonzero(np.concatenate([[True], ~same]))
+    size = np.diff(np.append(begin, len(order)))
+    return np.concatenate(list(_pairs_within(row[order], group, begin, size, T)))
 
 
 def _pairs_within(
@@ -142,7 +185,7 @@ def _pairs_within(
 def _native_pairs(
     native: ctypes.CDLL, key: NDArray[np.uint64], row: NDArray[np.int64], T: int
 ) -> NDArray[np.int64]:
-    """What `_pairs_within` makes of all groups of one band."""
+    """What `_plain_pairs` makes of one band."""
     pair_Q2 = np.empty((max(1024, len(key)), 2), dtype=np.int64)
     while True:
         count = native.dw_band_pairs(
@@ -163,8 +206,16 @@ def _address(array: NDArray[Any]) -> ctypes.c_void_p:
 _long = ctypes.c_int64
 
 
-def agreement(signature_TK: Signatures, pair_Q2: NDArray[np.int64]) -> NDArray[np.float64]:
+def agreement(sketch: Sketch, pair_Q2: NDArray[np.int64]) -> NDArray[np.float64]:
     """Estimated Jaccard similarity per pair. Its standard deviation is at most 0.04."""
+    native, signature_TK = library(), sketch.signature_TK
+    if native is not None:
+        equal_Q = np.empty(len(pair_Q2), dtype=np.int32)
+        native.dw_agreement(
+            _address(signature_TK), _address(np.ascontiguousarray(pair_Q2)), _long(len(pair_Q2)),
+            _long(BINS), _address(equal_Q),
+        )  # fmt: skip
+        return equal_Q / BINS
     out_Q = np.empty(len(pair_Q2))
     for begin in range(0, len(pair_Q2), 50_000):
         part = pair_Q2[begin : begin + 50_000]

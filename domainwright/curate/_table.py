@@ -1,4 +1,4 @@
-"""Rows as a parquet table that `curate.read` reads back as the same rows."""
+"""Rows as columns, and back: the table that `curate.read` reads as the same rows."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from domainwright.core.records import Chat, Choice, Document, Preference, Rated, Row, Text
+from domainwright.core.records import (
+    Chat,
+    Choice,
+    Document,
+    Message,
+    Preference,
+    Rated,
+    Row,
+    Text,
+)
 
 _TURNS = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _ORIGIN = [
@@ -38,24 +47,44 @@ _COLUMNS: dict[type[Row], list[tuple[str, Any]]] = {
 }
 
 
+KINDS: tuple[type[Row], ...] = tuple(_COLUMNS)
+
+
+def columns(rows: Sequence[Row]) -> pa.Table:
+    """Rows of one kind, at least one, as a table."""
+    schema = pa.schema(_ORIGIN + _COLUMNS[type(rows[0])])
+    return pa.Table.from_pylist([_record(row) for row in rows], schema=schema)
+
+
+def rows_of(kind: type[Row], table: pa.Table) -> list[Row]:
+    """The rows that `columns` was given, all of the class `kind`."""
+    return [_row(kind, record) for record in table.to_pylist()]
+
+
 class Table:
-    """A parquet file that rows of one kind are added to.
+    """A parquet file that rows of one kind are added to."""
 
-    Args:
-        kind: class of the rows.
-    """
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
 
-    def __init__(self, path: Path, kind: type[Row]) -> None:
-        self._schema = pa.schema(_ORIGIN + _COLUMNS[kind])
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
-
-    def add(self, rows: Sequence[Row]) -> None:
-        if rows:
-            table = pa.Table.from_pylist([_record(row) for row in rows], schema=self._schema)
-            self._writer.write_table(table)
+    def add(self, rows: pa.Table) -> None:
+        self._writer.write_table(rows)
 
     def close(self) -> None:
         self._writer.close()
+
+
+def _row(kind: type[Row], record: dict[str, Any]) -> Row:
+    own = dict(record)
+    own["file"], own["line"] = own.pop("source_file"), own.pop("source_line")
+    for name in ("messages", "prompt"):
+        if name in own:
+            own[name] = tuple(Message(**turn) for turn in own[name])
+    if "choices" in own:
+        own["choices"] = tuple(own["choices"])
+    if kind is Rated:
+        own["reply"], own["wanted"] = own.pop("completion"), own.pop("label")
+    return kind(**own)
 
 
 def _record(row: Row) -> dict[str, Any]:

@@ -7,13 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from domainwright.core.progress import Listener, Step, quiet
 from domainwright.core.records import Row, SetAside
-from domainwright.curate._sketch import signatures
+from domainwright.curate._sketch import sketched
 from domainwright.curate.content import content
-from domainwright.curate.copies import Copy, copies, keys_of
+from domainwright.curate.copies import Copy, copies, key_table
 from domainwright.curate.filters import Sample
 from domainwright.curate.judge import Judge, Outcome, bulk_language
 from domainwright.curate.preset import chosen, preset
@@ -85,8 +83,5 @@ class Cleaner:
 
 def _copies(rows: Sequence[Row]) -> dict[int, Copy]:
     """Row number -> the copy it is."""
-    keys = b"".join(b"".join(keys_of(row)) for row in rows)
-    key_T6 = np.frombuffer(keys, dtype=np.uint64).reshape(len(rows), 6)
-    exact_T2, question_T2, judgement_T2 = key_T6[:, 0:2], key_T6[:, 2:4], key_T6[:, 4:6]
-    signature_TK = signatures([content(row) for row in rows])
-    return copies(exact_T2, question_T2, judgement_T2, signature_TK, rows.__getitem__)
+    sketch = sketched([content(row) for row in rows])
+    return copies(key_table(rows), sketch, rows.__getitem__)

@@ -15,7 +15,7 @@ nearly the same when
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from domainwright.core.records import Chat, Choice, Document, Preference, Rated, Row
 from domainwright.curate._fields import parts
-from domainwright.curate._sketch import Signatures, agreement, candidates
+from domainwright.curate._sketch import Sketch, agreement, candidates
 from domainwright.curate.content import answer, judgement, question, question_key
 from domainwright.maths.minhash import words
 
@@ -68,13 +68,15 @@ def keys_of(row: Row) -> tuple[bytes, bytes, bytes]:
     )
 
 
-def repeated(
-    exact_T2: Keys, question_T2: Keys, judgement_T2: Keys
-) -> tuple[dict[int, int], dict[int, int]]:
-    """({row: earlier equal row}, {row: earlier row that asks the same and judges otherwise}).
+def key_table(rows: Sequence[Row]) -> Keys:
+    """`keys_of` every row as six numbers, shape (T, 6)."""
+    keys = b"".join(b"".join(keys_of(row)) for row in rows)
+    return np.frombuffer(keys, dtype=np.uint64).reshape(len(rows), 6)
 
-    Args: keys of all rows as two 64-bit numbers each, shape (T, 2).
-    """
+
+def repeated(key_T6: Keys) -> tuple[dict[int, int], dict[int, int]]:
+    """({row: earlier equal row}, {row: earlier row that asks the same and judges otherwise})."""
+    exact_T2, question_T2, judgement_T2 = key_T6[:, :2], key_T6[:, 2:4], key_T6[:, 4:]
     equal = {row: first for first, row in _same(exact_T2)}
     conflicts = {}
     for first, row in _same(question_T2):
@@ -84,25 +86,20 @@ def repeated(
     return equal, conflicts
 
 
-def copies(
-    exact_T2: Keys,
-    question_T2: Keys,
-    judgement_T2: Keys,
-    signature_TK: Signatures,
-    row_at: Callable[[int], Row],
-) -> dict[int, Copy]:
+def copies(key_T6: Keys, sketch: Sketch, row_at: Callable[[int], Row]) -> dict[int, Copy]:
     """Row number -> the copy it is. An original is never a copy itself.
 
     Args:
+        key_T6: `key_table` of all rows.
         row_at: gives the row of a number, for the pairs that need a closer look.
     """
-    equal, conflicts = repeated(exact_T2, question_T2, judgement_T2)
+    equal, conflicts = repeated(key_T6)
     found = {row: Copy(row, of, "exact_duplicate", "the same row") for row, of in equal.items()}
     for row, of in conflicts.items():
         detail = "asks the same and says something else"
         found[row] = Copy(row, of, "conflicting_duplicate", detail)
-    pair_Q2 = candidates(signature_TK)
-    share_Q = agreement(signature_TK, pair_Q2)
+    pair_Q2 = candidates(sketch)
+    share_Q = agreement(sketch, pair_Q2)
     close = share_Q >= _LEAST_AGREEMENT
     # Sorted by the later row: by the time a row is judged, it is known whether it stays.
     for i, j in pair_Q2[close].tolist():
@@ -147,21 +144,23 @@ def similarity(mine: str, other: str) -> float | None:
     left, right = words(mine), words(other)
     if left == right:
         return 1.0
-    added, removed = Counter(right) - Counter(left), Counter(left) - Counter(right)
     if min(len(left), len(right)) < _SHORT_WORDS:
         short, long = sorted((left, right), key=len)
         # Words put before it ask the same; words behind it ("... in Spain") do not.
         share = len(short) / len(long)
         only_before = bool(short) and long[-len(short) :] == short
         return share if only_before and share >= _SHORT_SHARE else None
-    if not added and not removed:
-        # The same words in another order: who sits to the left of whom.
-        return None
-    if any(w[0].isdigit() for w in added) and any(w[0].isdigit() for w in removed):
-        return None
     a, b = _runs(left), _runs(right)
-    share = len(a & b) / len(a | b)
-    return share if share >= NEAR else None
+    shared = len(a & b)
+    share = shared / (len(a) + len(b) - shared)
+    if share < NEAR:
+        return None
+    more, fewer = Counter(right), Counter(left)
+    added, removed = more - fewer, fewer - more
+    # The same words in another order: who sits to the left of whom.
+    moved = not added and not removed
+    exchanged = any(w[0].isdigit() for w in added) and any(w[0].isdigit() for w in removed)
+    return None if moved or exchanged else share
 
 
 def _sides(row: Row) -> list[str]:
@@ -195,7 +194,7 @@ def _exchanged(original: Preference, later: Preference) -> bool:
 
 
 def _runs(found: list[str]) -> set[tuple[str, ...]]:
-    return {tuple(found[n : n + _RUN_WORDS]) for n in range(len(found) - _RUN_WORDS + 1)}
+    return set(zip(*(found[n:] for n in range(_RUN_WORDS)), strict=False))
 
 
 def _digest(text: str) -> bytes:

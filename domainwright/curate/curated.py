@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from domainwright.core.artifacts import read_manifest, write_folder, write_json
 from domainwright.core.errors import DataError
 from domainwright.core.progress import Listener, Step
@@ -85,15 +87,18 @@ class _Writing:
         for name in ("dropped", "changed"):
             (folder / f"{name}.jsonl").touch()
 
-    def add(self, piece: Piece, kept: list[Row], copied: list[dict[str, Any]]) -> None:
-        dropped = sorted([*piece.dropped, *copied], key=lambda entry: entry["line"])
-        stay = {row.id for row in kept}
+    def add(
+        self, piece: Piece, kept: Mapping[type[Row], pa.Table], out: list[dict[str, Any]]
+    ) -> None:
+        """A piece: its rows that stay, by kind, and the lines of those that do not."""
+        dropped = sorted([*piece.dropped, *out], key=lambda entry: entry["line"])
+        stay = {id for table in kept.values() for id in table["id"].to_pylist()}
         changed = [entry for entry in piece.changed if entry["id"] in stay]
-        for kind in {type(row): None for row in kept}:
+        for kind, table in kept.items():
             if kind not in self.tables:
                 name = "kept" if len(self.kinds) == 1 else f"kept.{kind.__name__.lower()}"
-                self.tables[kind] = Table(self.folder / f"{name}.parquet", kind)
-            self.tables[kind].add([row for row in kept if type(row) is kind])
+                self.tables[kind] = Table(self.folder / f"{name}.parquet", table.schema)
+            self.tables[kind].add(table)
         _append(self.folder / "dropped.jsonl", dropped)
         _append(self.folder / "changed.jsonl", changed)
         for entry in dropped:
@@ -104,7 +109,7 @@ class _Writing:
         self.secrets.update({id: own for id, own in piece.secrets.items() if id in stay})
         self.tally.update(
             records=piece.records,
-            kept=len(kept),
+            kept=sum(map(len, kept.values())),
             dropped=len(dropped),
             changed=len({entry["id"] for entry in changed}),
         )
@@ -150,17 +155,20 @@ def write_curated(
     def fill(temporary: Path) -> None:
         writing, number = _Writing(temporary, kinds), 0
         for n in range(pieces):
-            kept, copied = list[Row](), list[dict[str, Any]]()
-            for row in shop.rows(n):
-                copy = found.get(number)
-                if copy is not None:
-                    copied.append(_copy(row, copy, shop.row(copy.of)))
-                elif number in out:
-                    copied.append(dropped_line(row, "select", *out[number]))
-                else:
-                    kept.append(row)
-                number += 1
-            writing.add(shop.read(n), kept, copied)
+            kept, lines, rows = dict[type[Row], pa.Table](), list[dict[str, Any]](), 0
+            for kind, (places, table) in shop.tables(n).items():
+                rows += len(places)
+                numbers = (number + places).tolist()
+                stays = [m not in found and m not in out for m in numbers]
+                if any(stays):
+                    kept[kind] = table.filter(pa.array(stays))
+                lines += [
+                    _gone(shop, m, found, out)
+                    for m, stay in zip(numbers, stays, strict=True)
+                    if not stay
+                ]
+            number += rows
+            writing.add(shop.read(n), kept, lines)
             listen(Step("write", n + 1, pieces))
         report.update(writing.close())
         secrets.update(writing.secrets)
@@ -213,8 +221,15 @@ def explain(folder: Path, row: str) -> list[dict[str, Any]]:
     return story
 
 
-def _copy(row: Row, copy: Copy, original: Row) -> dict[str, Any]:
-    return dropped_line(row, "copies", *copy.told(original))
+def _gone(
+    shop: Workshop, number: int, found: Mapping[int, Copy], out: Mapping[int, tuple[str, str]]
+) -> dict[str, Any]:
+    """The line of a row that is a copy, or was not selected."""
+    row = shop.row(number)
+    if number not in found:
+        return dropped_line(row, "select", *out[number])
+    copy = found[number]
+    return dropped_line(row, "copies", *copy.told(shop.row(copy.of)))
 
 
 def dropped_line(row: Row, name: str, reason: str, detail: str) -> dict[str, Any]:

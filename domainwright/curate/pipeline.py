@@ -34,7 +34,7 @@ from domainwright.curate.preset import chosen, described, preset
 from domainwright.curate.read import read
 from domainwright.curate.select import SelectSettings
 
-VERSION = 2
+VERSION = 3
 """Of what the pieces mean. Another version throws old pieces away."""
 
 
@@ -212,6 +212,6 @@ def _changes(row: Row, outcome: Outcome) -> list[dict[str, Any]]:
 def _copies(shop: Workshop, pieces: int, listen: Listener) -> dict[int, Copy]:
     listen(Step("copies", 0, 1))
     keys = shop.keys(pieces)
-    found = copies(keys.exact_T2, keys.question_T2, keys.judgement_T2, keys.signature_TK, shop.row)
+    found = copies(keys.key_T6, keys.sketch, shop.row)
     listen(Step("copies", 1, 1))
     return found

@@ -11,6 +11,7 @@ Dimension key:
 """
 
 import hashlib
+import itertools
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ def words(text: str) -> list[str]:
     text = text.lower()
     if not text.isascii():
         parts = unicodedata.normalize("NFKD", text)
-        text = "".join(char for char in parts if not unicodedata.combining(char))
+        text = "".join(itertools.filterfalse(unicodedata.combining, parts))
     return _WORD.findall(text)
 
 

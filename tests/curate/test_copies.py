@@ -8,9 +8,9 @@ import pytest
 from domainwright.core.records import Chat, Choice, Message, Preference, Row, Text
 from domainwright.core.seeds import generator
 from domainwright.curate import _shingles
-from domainwright.curate._sketch import BAND, BINS, agreement, candidates, signatures
+from domainwright.curate._sketch import BAND, BINS, agreement, candidates, sketched
 from domainwright.curate.content import content
-from domainwright.curate.copies import copies, keys_of, similarity
+from domainwright.curate.copies import copies, key_table, similarity
 from domainwright.maths.minhash import words
 
 AT = {"id": "1", "group": "1", "file": "f", "line": 1}
@@ -25,10 +25,8 @@ def chat(question: str, answer: str) -> Chat:
 
 
 def found(*rows: Row) -> dict[int, tuple[int, str]]:
-    table = np.frombuffer(b"".join(b"".join(keys_of(row)) for row in rows), np.uint64)
-    table = table.reshape(len(rows), 6)
-    sketch = signatures([content(row) for row in rows])
-    given = copies(table[:, :2], table[:, 2:4], table[:, 4:], sketch, lambda n: rows[n])
+    sketch = sketched([content(row) for row in rows])
+    given = copies(key_table(rows), sketch, lambda n: rows[n])
     return {n: (copy.of, copy.reason) for n, copy in given.items()}
 
 
@@ -135,7 +133,7 @@ def test_agreement_estimates_jaccard_within_three_sigma(share):
         # Words of one run each, parted by marks of their own, so that runs are words.
         texts.append(" ".join(vocabulary[:size]))
         texts.append(" ".join(vocabulary[:shared] + vocabulary[size : 2 * size - shared]))
-    sketch = signatures(texts)
+    sketch = sketched(texts)
     pair_Q2 = np.arange(2 * pairs).reshape(-1, 2)
     runs = [{tuple(t.split()[i : i + 3]) for i in range(size - 2)} for t in texts]
     true_Q = [len(runs[i] & runs[j]) / len(runs[i] | runs[j]) for i, j in pair_Q2]
@@ -152,5 +150,5 @@ def test_agreement_estimates_jaccard_within_three_sigma(share):
 
 def test_a_great_bucket_gives_few_pairs_and_misses_no_copy():
     rows = [chat("What is owed?", f"{LONG} Signed by party{n}.") for n in range(300)]
-    assert len(candidates(signatures([content(row) for row in rows]))) < 300 * 300 / 4
+    assert len(candidates(sketched([content(row) for row in rows]))) < 300 * 300 / 4
     assert len(found(*rows)) == 299

@@ -30,25 +30,37 @@ def texts(seed):
 @pytest.mark.parametrize("seed", range(4))
 def test_the_same_signatures_and_pairs(seed, monkeypatch):
     given = texts(seed)
-    sketch = _sketch.signatures(given)
+    sketch = _sketch.sketched(given)
     pairs = _sketch.candidates(sketch)
+    shares = _sketch.agreement(sketch, pairs)
     monkeypatch.setattr(_sketch, "library", lambda: None)
-    np.testing.assert_array_equal(sketch, _sketch.signatures(given))
+    np.testing.assert_array_equal(sketch.signature_TK, _sketch.signatures(given))
     np.testing.assert_array_equal(pairs, _sketch.candidates(sketch))
+    np.testing.assert_array_equal(shares, _sketch.agreement(sketch, pairs))
     assert len(pairs) > 300
 
 
 @needs_compiler
 def test_more_pairs_than_rows(monkeypatch):
     given = ["the same words in every one of many rows"] * 3000
-    found = _sketch.candidates(_sketch.signatures(given))
+    found = _sketch.candidates(_sketch.sketched(given))
     monkeypatch.setattr(_sketch, "library", lambda: None)
-    np.testing.assert_array_equal(found, _sketch.candidates(_sketch.signatures(given)))
+    np.testing.assert_array_equal(found, _sketch.candidates(_sketch.sketched(given)))
+
+
+@pytest.mark.parametrize("compiled_here", [pytest.param(True, marks=needs_compiler), False])
+def test_parts_on_several_cores_change_nothing(compiled_here, monkeypatch):
+    if not compiled_here:
+        monkeypatch.setattr(_sketch, "library", lambda: None)
+    given = texts(5)
+    whole = _sketch.signatures(given)
+    monkeypatch.setattr(_sketch, "_PART_TEXTS", 7)
+    np.testing.assert_array_equal(whole, _sketch.signatures(given))
 
 
 def test_no_text_at_all():
     assert _sketch.signatures([]).shape == (0, _sketch.BINS)
-    assert _sketch.candidates(_sketch.signatures([])).shape == (0, 2)
+    assert _sketch.candidates(_sketch.sketched([])).shape == (0, 2)
 
 
 def test_without_a_compiler_numpy_does_it(monkeypatch, tmp_path):

@@ -1,9 +1,11 @@
-"""A stream of four domains: what EWC, replay and an adapter for each save of the earlier ones."""
+"""A stream of four domains: what EWC, replay, O-LoRA and an adapter for each save of the earlier."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import ClassVar
 
 from bench.science.arms import (
@@ -29,6 +31,7 @@ from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow
 from domainwright.train.penalties._penalty import Penalty
 from domainwright.train.penalties.ewc import EwcPenalty, fisher_of
+from domainwright.train.penalties.o_lora import OLoraPenalty
 from domainwright.train.regimes import ReplaySettings
 
 SHARE = 0.1
@@ -44,7 +47,17 @@ REPLAY = Arm(
     name="replay", method="full", centre=FULL, train={"replay": ReplaySettings(share=SHARE)}
 )
 OWN = Arm(name="own adapters", method_settings={"rank": 8, "alpha": 16.0})
+BESIDE = replace(OWN, name="lora beside lora")
+O_LORA = replace(OWN, name="o-lora")
+APART = 0.5
+"""Centre of the sweep of O-LoRA's weight, with as many points as EWC's."""
 
+BESIDE_DID = (
+    "In the arm lora beside lora each domain gets a LoRA of rank 8 of its own that is learned while "
+    "those of the earlier domains stay and act, and all of them answer every text; o-lora adds "
+    "weight · Σ |A_i Aᵀ| (Wang et al. 2023, arXiv:2310.14152), its weight chosen as EWC's is."
+)
+"""For the page, of results that have these arms."""
 Matrix = list[list[float]]
 """[i][j]: loss on domain j before any stage (i = 0) and after stage i."""
 
@@ -63,7 +76,7 @@ class S11:
         "end. Last, every domain gets a LoRA adapter of its own, and a text is read with that "
         "of its domain. R[i, j] is the loss on domain j after stage i; backward transfer is the"
         " mean of R[j, j] - R[4, j] for j < 4, forward transfer that of R[0, j] - R[j - 1, j] "
-        "for j > 1. O-LoRA is not part of it. A low rate learns each domain less and so loses "
+        "for j > 1. A low rate learns each domain less and so loses "
         "less of it: the mean loss at the end says more than the transfer alone."
     )
     drawing: ClassVar = ("curves", "stage", "loss on D1 after it, nats per token")
@@ -86,11 +99,25 @@ class S11:
             swept["naive"].best,
             here.effort.rates,
         )
+        swept["lora beside lora"] = _rates(here, BESIDE)
+        apart = sweep(
+            lambda weight: _end(here, O_LORA, swept["lora beside lora"].best, weight),
+            APART,
+            WEIGHTS,
+            POWER,
+        )
+        swept["o-lora, weight"] = apart
+        swept["o-lora"] = sweep(
+            lambda rate: _end(here, O_LORA, rate, apart.best),
+            swept["lora beside lora"].best,
+            here.effort.rates,
+        )
+        weight_of = {"ewc": weights.best, "o-lora": apart.best}
         matrices: dict[str, list[Matrix]] = {}
         general: dict[str, list[float]] = {}
-        for arm in (NAIVE, EWC, REPLAY):
+        for arm in (NAIVE, EWC, REPLAY, BESIDE, O_LORA):
             found = [
-                stream(here, arm, swept[arm.name].best, seed, weights.best)
+                stream(here, arm, swept[arm.name].best, seed, weight_of.get(arm.name, 0.0))
                 for seed in range(here.effort.seeds)
             ]
             done = all_of(arm, found)
@@ -102,9 +129,16 @@ class S11:
         backward = {name: [backward_transfer(m) for m in x] for name, x in matrices.items()}
         criteria = [
             at_least(
-                f"{name} has a better backward transfer than naive", _over(backward, name), 0.0
+                f"{name} has a better backward transfer than {other}",
+                _over(backward, name, other),
+                0.0,
             )
-            for name in ("ewc", "replay")
+            for name, other in (
+                ("ewc", "naive"),
+                ("replay", "naive"),
+                ("o-lora", "naive"),
+                ("o-lora", "lora beside lora"),
+            )
         ]
         words = "with an adapter for each domain every loss stays bit for bit"
         criteria.append(Criterion(words, same, "all equal" if same else "some differ"))
@@ -136,7 +170,8 @@ class S11:
     @staticmethod
     def extra(figures: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
         """Lines of the page: every arm's matrix, means over seeds."""
-        lines = ["", "Loss on every domain after every stage, means over seeds:", ""]
+        lines = ["", BESIDE_DID] if "o-lora" in figures else []
+        lines += ["", "Loss on every domain after every stage, means over seeds:", ""]
         lines += [f"| arm | stage | {' | '.join(DOMAINS)} |", "| --- " * (len(DOMAINS) + 2) + "|"]
         for arm, own in figures.items():
             for i in range(len(DOMAINS) + 1):
@@ -155,6 +190,8 @@ class Streamed:
 
 def stream(here: Lab, arm: Arm, rate: float, seed: int, weight: float) -> Streamed | None:
     """The domains one after the other; None where a stage failed."""
+    if arm in (BESIDE, O_LORA):
+        return beside(here, arm, rate, seed, weight)
     split = "validation" if seed == SWEEP_SEED else "test"
     base = here.base
     matrix = [_losses(here, base, split)]
@@ -186,6 +223,37 @@ def stream(here: Lab, arm: Arm, rate: float, seed: int, weight: float) -> Stream
             for name, value in fisher_of(base, names, rows[:FISHER], seed, quiet).items():
                 fisher[name] = fisher.get(name, 0) + value
     return Streamed(matrix, loss_of(base, here.held_out("G", split).rows))
+
+
+def beside(here: Lab, arm: Arm, rate: float, seed: int, weight: float) -> Streamed | None:
+    """A LoRA for each domain in turn, beside those of the earlier ones, which stay."""
+    split = "validation" if seed == SWEEP_SEED else "test"
+    matrix = [_losses(here, here.base, split)]
+    past: tuple[str, ...] = ()
+    with TemporaryDirectory() as folder:
+        for domain in DOMAINS:
+            plan = course(
+                here,
+                seed,
+                domain=domain,
+                steps=here.effort.steps // 2,
+                penalties=partial(_apart, weight),
+            )
+            stage = replace(arm, method_settings={**arm.method_settings, "past": past})
+            ran = run(here, stage, rate, seed, plan)
+            if ran is None:
+                return None
+            place = Path(folder) / domain
+            ran.adapter.save(place)
+            past = (str(place),)
+            with ran.adapter.attached():
+                matrix.append(_losses(here, here.base, split))
+                general = loss_of(here.base, here.held_out("G", split).rows)
+    return Streamed(matrix, general)
+
+
+def _apart(weight: float, adapter: Adapter) -> Sequence[Penalty]:
+    return (OLoraPenalty(adapter, weight),) if weight else ()
 
 
 def _pull(fisher: dict, weight: float, adapter: Adapter) -> Sequence[Penalty]:
@@ -247,5 +315,5 @@ def _rates(here: Lab, arm: Arm) -> Swept:
     return sweep(lambda rate: _end(here, arm, rate), arm.centre, here.effort.rates)
 
 
-def _over(backward: dict[str, list[float]], name: str) -> list[float]:
-    return [a - b for a, b in zip(backward[name], backward["naive"], strict=True)]
+def _over(backward: dict[str, list[float]], name: str, other: str) -> list[float]:
+    return [a - b for a, b in zip(backward[name], backward[other], strict=True)]

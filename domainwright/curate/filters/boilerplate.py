@@ -26,6 +26,13 @@ _PHRASE = re.compile(
     r"|^(?:©|\(c\)|copyright ©?)\s*\d{4}\b",
     re.I,
 )
+_HINTS = (
+    "skip to", "all rights", "cookie", "preferences", "newsletter", "updates", "mailing list",
+    "share ", "follow us", "back to top", "click here", "print this", "log in", "login",
+    "javascript", "advertisement", "loading...", "read more", "see also", "related article",
+    "table of contents", "©", "(c)", "copyright",
+)  # fmt: skip
+"""Lower case. A text without any of them holds no such phrase, which is seen much sooner."""
 _MENU = frozenset(
     "home about about us contact contact us privacy privacy policy terms terms of use"
     " service login log in log out sign in sign up register menu search site map"
@@ -35,7 +42,8 @@ _MENU = frozenset(
     " previous more read more back to top account my account store events donate join follow us x"
     " pinterest whatsapp reddit download feedback language english legal disclaimer archive".split()
 )
-_MENU_ITEMS = re.compile(r"\s*[|·•»›/>]\s*|\s{2,}|\t")
+_MENU_ITEMS = re.compile(r"\s*[|·•»›/>]\s*|[ \u00a0]{2,}|\t")
+_MENU_SIGNS = ("|", "·", "•", "»", "›", "/", ">", "  ", "\u00a0", "\t")
 
 
 @FILTERS.register
@@ -59,7 +67,7 @@ class Boilerplate:
         def change(part: str, text: str) -> str:
             nonlocal lines
             # One line alone is the whole text: nothing would be left of it.
-            if part not in (*ANSWERS, "context") or "\n" not in text:
+            if part not in (*ANSWERS, "context") or "\n" not in text or not _worth(text):
                 return text
             kept = [line for line in text.split("\n") if not self.furniture(line)]
             removed = text.count("\n") + 1 - len(kept)
@@ -80,8 +88,19 @@ class Boilerplate:
         line = line.strip()
         if not line or len(line.split()) > self.max_words:
             return False
-        if _PHRASE.search(line):
+        if _hinted(line) and _PHRASE.search(line):
             return True
         items = [item for item in _MENU_ITEMS.split(line) if item]
         known = sum(set(item.lower().split()) <= _MENU for item in items)
         return len(items) >= 3 and known >= 0.6 * len(items)
+
+
+def _hinted(text: str) -> bool:
+    lower = text.lower()
+    return any(hint in lower for hint in _HINTS)
+
+
+def _worth(text: str) -> bool:
+    """False where no line of the text can be furniture."""
+    # A menu has three items or more, so two signs between them.
+    return sum(map(text.count, _MENU_SIGNS)) >= 2 or _hinted(text)

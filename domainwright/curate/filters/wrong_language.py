@@ -36,7 +36,7 @@ class WrongLanguage:
             # The whole row, then what is learnt from it: a foreign answer to a long
             # question would drown, and so would a short answer alone.
             whole = "\n".join(text for _, text in parts(row))
-            for text in (whole, *learnt(row)):
+            for text in dict.fromkeys((whole, *learnt(row))):
                 if share_of(text, wanted) > self.most_share:
                     continue
                 found = language(text)

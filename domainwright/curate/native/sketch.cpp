@@ -65,14 +65,32 @@ void dw_sketch(const uint8_t* bytes, const int64_t* bounds, int64_t T, int64_t w
       row[bin] = std::min(row[bin], uint32_t(hash & 0x7FFFFFFFu));
     }
     if (!runs) continue;
-    // From the right, twice around: an empty bin takes the nearest filled one's entry.
-    std::vector<uint32_t> own(row, row + K);
-    int64_t nearest = -1;
-    for (int64_t place = 2 * K - 1; place >= 0; --place) {
-      if (own[place % K] != EMPTY) nearest = place;
-      if (place < K && nearest >= 0)
-        row[place] = own[nearest % K] + uint32_t(nearest - place) * 0x9E3779B1u;
+    // From the right: an empty bin takes the nearest filled one's entry, beyond the last that of
+    // the first.
+    int64_t first = 0;
+    while (row[first] == EMPTY) ++first;
+    uint32_t entry = row[first];
+    int64_t nearest = first + K;
+    for (int64_t place = K - 1; place >= 0; --place) {
+      if (row[place] != EMPTY) {
+        nearest = place;
+        entry = row[place];
+      } else {
+        row[place] = entry + uint32_t(nearest - place) * 0x9E3779B1u;
+      }
     }
+  }
+}
+
+// equal (Q): in how many of the K entries the two rows of each pair agree.
+void dw_agreement(const uint32_t* signatures, const int64_t* pairs, int64_t Q, int64_t K,
+                  int32_t* equal) {
+  for (int64_t q = 0; q < Q; ++q) {
+    const uint32_t* a = signatures + pairs[2 * q] * K;
+    const uint32_t* b = signatures + pairs[2 * q + 1] * K;
+    int32_t count = 0;
+    for (int64_t k = 0; k < K; ++k) count += a[k] == b[k];
+    equal[q] = count;
   }
 }
 
