@@ -42,6 +42,9 @@ def curate(
         typer.Option("--secrets", help="Write here what was replaced (mode 0600)."),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace a dataset in -o.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that judge (one for each core).")
+    ] = None,
     explain: Annotated[
         str | None, typer.Option(metavar="ID", help="Tell what became of one row in -o.")
     ] = None,
@@ -74,6 +77,7 @@ def curate(
         against=tuple(against or ()),
         use=tuple(use or ()),
         leave_out=tuple(leave_out or ()),
+        workers=workers,
         select=(select, rows, target),
     )
 

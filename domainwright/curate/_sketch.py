@@ -13,7 +13,6 @@ Dimension key:
 """
 
 import ctypes
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from domainwright.core.machine import cores
 from domainwright.curate._shingles import encoded, shingled
 from domainwright.curate.native import library
 
@@ -82,8 +82,8 @@ def _on_cores(work: Callable[[int], Made], items: Sequence[int]) -> list[Made]:
     """`work` of every item, in order."""
     if len(items) < 2:
         return [work(item) for item in items]
-    with ThreadPoolExecutor(os.cpu_count() or 1) as cores:
-        return list(cores.map(work, items))
+    with ThreadPoolExecutor(cores()) as threads:
+        return list(threads.map(work, items))
 
 
 def _plain_signatures(texts: Sequence[str]) -> Signatures:
@@ -122,7 +122,7 @@ def _densified(out_TK: Signatures) -> Signatures:
 
 
 def band_keys(signature_TK: Signatures) -> NDArray[np.uint64]:
-    """One number per band and text; equal where the band is equal, 0 without words. Shape (B, T)."""
+    """One number per band and text: equal where the band is, 0 without words. Shape (B, T)."""
     key_BT = np.zeros((BANDS, len(signature_TK)), dtype=np.uint64)
     for entry in range(BAND):
         key_BT = (key_BT ^ signature_TK[:, entry::BAND].T) * np.uint64(0x9E3779B97F4A7C15)

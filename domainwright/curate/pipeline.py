@@ -3,13 +3,13 @@
     records in = kept + dropped
 
 The files are read twice: the first rows teach the filters what this data is like, then
-every record is judged, a thousand at a time, and written to a folder beside the dataset.
+every record is judged, a thousand at a time, by one process for each core, and written to a
+folder beside the dataset.
 Copies are found over keys, and the dataset is written from the pieces. After a kill, the
 same command goes on behind the last piece and ends with the same dataset.
 """
 
 import itertools
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,25 +17,27 @@ from typing import Any
 
 from domainwright.core.artifacts import sha256_file
 from domainwright.core.config import as_mapping
-from domainwright.core.errors import ConfigError, DataError, DomainwrightError
+from domainwright.core.errors import ConfigError, DataError
 from domainwright.core.lock import lock
+from domainwright.core.machine import cores
 from domainwright.core.progress import Listener, Step, quiet
 from domainwright.core.records import Row, SetAside
 from domainwright.curate import files as any_files
-from domainwright.curate._chunks import CHUNK_ROWS, Piece, Workshop
+from domainwright.curate._chunks import CHUNK_ROWS, Workshop
+from domainwright.curate._judging import Task, judging
 from domainwright.curate._pick import check_without_base, unpicked
 from domainwright.curate._sources import Sources, sources_of
-from domainwright.curate._unread import dropped_unread
 from domainwright.curate.copies import Copy, copies
-from domainwright.curate.curated import KIND, Curated, dropped_line, write_curated
+from domainwright.curate.curated import KIND, Curated, write_curated
 from domainwright.curate.filters import Sample
-from domainwright.curate.judge import Judge, Outcome, bulk_language
+from domainwright.curate.judge import bulk_language
 from domainwright.curate.preset import chosen, described, preset
 from domainwright.curate.read import read
 from domainwright.curate.select import SelectSettings
 
 VERSION = 3
 """Of what the pieces mean. Another version throws old pieces away."""
+_SMALL_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,15 @@ class Wish:
     """Keep some of the rows that are left in the end."""
     keep_secrets: bool = False
     """Whether the result should know what stood behind the placeholders."""
+    workers: int | None = None
+    """Processes that judge. None: one for each core, or one alone where there is little to do.
+    The dataset is the same."""
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ConfigError(
+                f"workers is {self.workers}.", "give the number of processes, from 1."
+            )
 
 
 def curate(
@@ -98,7 +109,8 @@ def curate(
         shop = Workshop(work, {**settings, "parents": parents, "secrets": wish.keep_secrets})
         try:
             sample = _sample(sources, wish.against)
-            pieces = _judge_all(sources, Judge(filters, sample), shop, wish.keep_secrets, listen)
+            task = Task(tuple(filters), sample, str(work), wish.keep_secrets)
+            pieces = _judge_all(sources, task, shop, wish.workers, listen)
             found = _copies(shop, pieces, listen)
             facts = {**settings, "language": sample.language}
             out = dict[int, tuple[str, str]]()
@@ -108,7 +120,7 @@ def curate(
                     parents[target.file] = target.sha256
                 out = unpicked(wish.select, target, shop, pieces, found, listen)
             result = write_curated(folder, shop, pieces, found, out, parents, facts, listen)
-        except DomainwrightError:
+        except (ConfigError, DataError):
             # It would fail again at the same place. A kill or Ctrl-C leaves the pieces.
             shop.close()
             raise
@@ -142,20 +154,23 @@ def _sample(sources: Sources, against: Sequence[Path]) -> Sample:
 
 
 def _judge_all(
-    sources: Sources, judge: Judge, shop: Workshop, keep_secrets: bool, listen: Listener
+    sources: Sources, task: Task, shop: Workshop, workers: int | None, listen: Listener
 ) -> int:
     """Judge every record, a piece at a time; pieces that are there already are skipped."""
     total = max(1, sources.total_bytes)
+    count = cores() if workers is None else workers
+    # A worker takes a second or two to begin.
+    alone = count < 2 or (workers is None and total < _SMALL_BYTES)
     done, records = 0, sources.records()
-    for number in itertools.count():
-        batch = list(itertools.islice(records, CHUNK_ROWS))
-        if not batch:
-            break
-        done += len(batch)
-        if not shop.has(number):
-            rows, piece = _judged(batch, judge, keep_secrets)
-            shop.write(number, rows, piece)
-        listen(Step("curate", done, max(done, _guess(total, batch)), {}))
+    with judging(task, 1 if alone else count) as judge:
+        for number in itertools.count():
+            batch = list(itertools.islice(records, CHUNK_ROWS))
+            if not batch:
+                break
+            done += len(batch)
+            if not shop.has(number):
+                judge(number, batch)
+            listen(Step("curate", done, max(done, _guess(total, batch)), {}))
     if not done:
         raise DataError("The files hold no record.", "give files with data.")
     return number
@@ -165,48 +180,6 @@ def _guess(total_bytes: int, batch: Sequence[Row | SetAside]) -> int:
     """Records in all, from the size of some: for the bar only."""
     some = batch[:50]
     return int(total_bytes * len(some) / max(1, sum(len(str(item)) for item in some)))
-
-
-def _judged(
-    items: Sequence[Row | SetAside], judge: Judge, keep_secrets: bool
-) -> tuple[list[Row], Piece]:
-    rows, dropped, changed = list[Row](), list[dict[str, Any]](), list[dict[str, Any]]()
-    secrets = dict[str, dict[str, str]]()
-    for item in items:
-        if isinstance(item, SetAside):
-            dropped.append(dropped_unread(item))
-            continue
-        outcome = judge(item)
-        if outcome.dropped is not None:
-            name, drop = outcome.dropped
-            dropped.append(dropped_line(item, name, drop.reason, drop.detail))
-            continue
-        rows.append(outcome.row)
-        changed += _changes(item, outcome)
-        stood = {key: text for _, change in outcome.changes for key, text in change.secrets.items()}
-        if keep_secrets and stood:
-            secrets[item.id] = stood
-    kinds = dict(Counter(type(row).__name__.lower() for row in rows))
-    return rows, Piece(
-        records=len(items), dropped=dropped, changed=changed, secrets=secrets, kinds=kinds
-    )
-
-
-def _changes(row: Row, outcome: Outcome) -> list[dict[str, Any]]:
-    """Lines of changed.jsonl: what was done and how often, never what stood there."""
-    return [
-        {
-            "file": row.file,
-            "line": row.line,
-            "id": row.id,
-            "filter": name,
-            "what": change.what,
-            "before": change.count,
-            "after": 0,
-            **({"kinds": dict(change.kinds)} if change.kinds else {}),
-        }
-        for name, change in outcome.changes
-    ]
 
 
 def _copies(shop: Workshop, pieces: int, listen: Listener) -> dict[int, Copy]:

@@ -23,6 +23,7 @@ def curate_files(
     select: SelectSettings | Mapping[str, Any] | None = None,
     keep_secrets: bool = False,
     fresh: bool = False,
+    workers: int | None = None,
     listen: Listener = quiet,
 ) -> Curated:
     """Curate files into the dataset folder `output`; what `dw curate` does.
@@ -37,6 +38,7 @@ def curate_files(
         select: `SelectSettings`, or {"method": "k_center", "rows": 200}: keep some of the rows.
         keep_secrets: tell in `secrets` what the placeholders replaced.
         fresh: replace a dataset that is there.
+        workers: processes that judge; None: one for each core, where there is much to do.
 
     Returns:
         What became of the records; `.table()` has it as rows.
@@ -52,6 +54,7 @@ def curate_files(
         leave_out=tuple(leave_out),
         select=select,
         keep_secrets=keep_secrets,
+        workers=workers,
     )
     return curate(wish, output, fresh=fresh, listen=listen)
 

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from domainwright.core.artifacts import read_manifest
-from domainwright.core.errors import ConfigError, DataError, UnknownName
+from domainwright.core.errors import CapabilityError, ConfigError, DataError, UnknownName
 from domainwright.core.records import Chat, Choice
-from domainwright.curate import pipeline
+from domainwright.curate import _judging, pipeline
 from domainwright.curate.curated import explain, read_report
 from domainwright.curate.pipeline import Wish, curate
 from domainwright.curate.read import read
@@ -172,7 +172,8 @@ def test_evaluation_items_are_kept_out(dirty, tmp_path):
     assert result.reasons["eval_leakage"] == {"eval_leakage": 5}, "four items and the copy of one"
 
 
-def test_killed_at_any_moment_the_dataset_is_the_same(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("workers", "later"), [(1, 0.05), (2, 0.4)])
+def test_killed_at_any_moment_the_dataset_is_the_same(workers, later, tmp_path, monkeypatch):
     monkeypatch.setattr("domainwright.curate.pipeline.CHUNK_ROWS", 40)
     entries = rows(400)
     file = write(tmp_path / "many.jsonl", entries + entries[:50])
@@ -180,9 +181,10 @@ def test_killed_at_any_moment_the_dataset_is_the_same(tmp_path, monkeypatch):
     wanted = read_manifest(tmp_path / "whole")["files"]
     out, log, draw, kills = tmp_path / "out", tmp_path / "log", random.Random(1), 0
     for attempt in range(40):
-        pid = fork(["curate", file, "-o", out], Path(os.devnull), log)
-        # Later and later, so that kills fall on every stage and some attempt ends.
-        time.sleep(draw.uniform(0.0, 0.05 + 0.05 * attempt))
+        pid = fork(["curate", file, "-o", out, "--workers", workers], Path(os.devnull), log)
+        # Later and later, so that kills fall on every stage and some attempt ends. Workers take
+        # a second to begin.
+        time.sleep(draw.uniform(0.0, later * (1 + attempt)))
         os.kill(pid, signal.SIGKILL)
         if end(pid) == 0:
             break
@@ -197,7 +199,7 @@ def test_killed_at_any_moment_the_dataset_is_the_same(tmp_path, monkeypatch):
 def test_finished_pieces_are_not_judged_again(tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "CHUNK_ROWS", 50)
     file = write(tmp_path / "many.jsonl", rows(200))
-    judged, real = [], pipeline._judged
+    judged, real = [], _judging.judged
 
     def judge(items, *rest):
         if len(judged) == 3:
@@ -205,11 +207,64 @@ def test_finished_pieces_are_not_judged_again(tmp_path, monkeypatch):
         judged.append(len(items))
         return real(items, *rest)
 
-    monkeypatch.setattr(pipeline, "_judged", judge)
+    monkeypatch.setattr(_judging, "judged", judge)
     with pytest.raises(KeyboardInterrupt):
         curate(Wish(files=(file,)), tmp_path / "out")
-    monkeypatch.setattr(pipeline, "_judged", lambda *a: judged.append("again") or real(*a))
+    monkeypatch.setattr(_judging, "judged", lambda *a: judged.append("again") or real(*a))
     assert curate(Wish(files=(file,)), tmp_path / "out").kept == 200
     assert judged == [50, 50, 50, "again"]
     # Other settings: the pieces of the first attempt would be wrong.
     assert curate(Wish(files=(file,), use=("refusal",)), tmp_path / "other").kept == 200
+
+
+def test_several_workers_make_the_same_dataset(dirty, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "CHUNK_ROWS", 30)
+    alone = curate(Wish(files=(dirty,), workers=1, keep_secrets=True), tmp_path / "alone")
+    monkeypatch.setattr(_judging.PieceMaker, "__call__", None)
+    three = curate(Wish(files=(dirty,), workers=3, keep_secrets=True), tmp_path / "three")
+    files = read_manifest(tmp_path / "alone")["files"]
+    assert files == read_manifest(tmp_path / "three")["files"]
+    assert alone.secrets == three.secrets and alone.reasons == three.reasons
+
+
+def test_much_data_gets_a_worker_for_each_core(dirty, tmp_path, monkeypatch):
+    asked, real = [], pipeline.judging
+    monkeypatch.setattr(pipeline, "judging", lambda task, n: asked.append(n) or real(task, 1))
+    monkeypatch.setattr(pipeline, "cores", lambda: 6)
+    curate(Wish(files=(dirty,)), tmp_path / "small")
+    monkeypatch.setattr(pipeline, "_SMALL_BYTES", 100)
+    curate(Wish(files=(dirty,)), tmp_path / "large")
+    assert asked == [1, 6]
+    with pytest.raises(ConfigError, match="workers is 0"):
+        Wish(files=(dirty,), workers=0)
+
+
+class Failing:
+    """A filter that fails in the worker."""
+
+    def ready(self, sample):
+        return self.look
+
+    def look(self, row):
+        if row.id == "r7":
+            raise DataError("The row r7 is bad.", "take another.")
+
+
+class Ending(Failing):
+    def look(self, row):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("filter", "error", "said"),
+    [(Failing(), DataError, "row r7 is bad"), (Ending(), CapabilityError, "exit code -9")],
+)
+def test_what_goes_wrong_in_a_worker_is_told(filter, error, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "CHUNK_ROWS", 5)
+    monkeypatch.setattr(pipeline, "chosen", lambda *_: [("failing", filter)])
+    monkeypatch.setattr(pipeline, "described", lambda filters: {})
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    file = write(tmp_path / "many.jsonl", rows(40))
+    with pytest.raises(error, match=said):
+        curate(Wish(files=(file,), workers=2), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
