@@ -3,11 +3,13 @@
 import ast
 import json
 import math
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 _PYTHON_CHARS = 1_000_000
+_PACKED = re.compile(r"\s*[\[{]")
 
 
 class Unusable(Exception):
@@ -20,7 +22,10 @@ class Unusable(Exception):
 
 def column(record: Iterable[str], names: tuple[str, ...]) -> str | None:
     """The first of `names` that the record has."""
-    return next((name for name in names if name in record), None)
+    for name in names:
+        if name in record:
+            return name
+    return None
 
 
 def pick(record: Mapping[str, Any], names: tuple[str, ...]) -> Any:
@@ -68,7 +73,7 @@ def as_text(value: Any, empty: str, name: str) -> str:
 
 def unpacked(value: Any) -> Any:
     """A list or object that a table holds as text, as JSON or as Python writes it."""
-    if not isinstance(value, str) or value.strip()[:1] not in ("[", "{"):
+    if not isinstance(value, str) or not _PACKED.match(value):
         return value
     try:
         return json.loads(value, strict=False)

@@ -51,11 +51,10 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllKeys:
-    """Keys of the kept rows of all pieces, in order."""
+    """Keys of the kept rows of all pieces, in order; mapped from files."""
 
     key_T6: Keys
     sketch: Sketch
-    """Mapped from files."""
 
 
 class Workshop:
@@ -129,22 +128,22 @@ class Workshop:
         return [row for _, row in sorted(found, key=operator.itemgetter(0))]
 
     def keys(self, pieces: int) -> AllKeys:
-        """Keys in memory (48 bytes a row); sketches in two files that are mapped."""
-        sizes, tables = list[int](), list[Keys]()
+        """Keys and sketches of all rows, in files that are mapped."""
+        sizes = list[int]()
         for number in range(pieces):
             with np.load(self._path(number, "npz")) as stored:
-                tables.append(stored["keys"])
-                sizes.append(len(tables[-1]))
+                sizes.append(len(stored["kinds"]))
         self._starts = [0, *itertools.accumulate(sizes)][:-1]
         T = sum(sizes)
+        key_T6 = self._mapped("keys.bin", np.uint64, (T, 6))
         signature_TK = self._mapped("signatures.bin", np.uint32, (T, BINS))
         key_BT = self._mapped("bands.bin", np.uint64, (BANDS, T))
         for number, (start, size) in enumerate(zip(self._starts, sizes, strict=True)):
             with np.load(self._path(number, "npz")) as stored:
+                key_T6[start : start + size] = stored["keys"]
                 signature_TK[start : start + size] = stored["signatures"]
                 key_BT[:, start : start + size] = stored["bands"]
-        table = np.concatenate([*tables, np.empty((0, 6), np.uint64)]).astype(np.uint64)
-        return AllKeys(key_T6=table, sketch=Sketch(signature_TK, key_BT))
+        return AllKeys(key_T6=key_T6, sketch=Sketch(signature_TK, key_BT))
 
     def row(self, number: int) -> Row:
         """The row of a number, counted over all pieces; call `keys` first."""

@@ -1,6 +1,7 @@
 """Which column plays which role: names made comparable, overrides, and the format they show."""
 
 import difflib
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,7 @@ from domainwright.curate._place import SHARED
 from domainwright.curate.readers import READERS, Reader
 
 
+@functools.lru_cache(10_000)
 def normal(name: str) -> str:
     """ "Answer Key" and "answer-key" are both "answer_key"."""
     return re.sub(r"[\s\-]+", "_", name.strip().lower())
@@ -62,6 +64,9 @@ class Renaming:
                 )
 
 
+_BOOL = re.compile(r"\s*(?:true|false)\s*", re.I)
+
+
 def shapes(record: Mapping[str, Any]) -> set[str]:
     """The columns as `Reader.matches` sees them: names, "messages[].role", "label:bool"."""
     found = set(record)
@@ -69,9 +74,7 @@ def shapes(record: Mapping[str, Any]) -> set[str]:
         turns = unpacked(value)
         if isinstance(turns, list) and turns and isinstance(turns[0], dict):
             found.update(f"{name}[].{key}" for key in turns[0])
-        if isinstance(value, bool) or (
-            isinstance(value, str) and value.strip().lower() in ("true", "false")
-        ):
+        if isinstance(value, bool) or (isinstance(value, str) and _BOOL.fullmatch(value)):
             found.add(f"{name}:bool")
     return found
 

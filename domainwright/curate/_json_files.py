@@ -64,7 +64,8 @@ def _line(raw: bytes, number: int, cut: bool) -> Record | Fault:
         # A whole object ends with its bracket; what else is wrong with one is no cut.
         cut_off = "" if text.rstrip().endswith("}") else f"; {CUT}"
         return Fault(number, "not_json", _first_words(error) + cut_off)
-    return _checked(data, number)
+    # A whole character or none: what is wrong with a text is then in an escape.
+    return _checked(data, number, plain=b"\\u" not in raw)
 
 
 def _elements(items: list[Any]) -> Iterator[Record | Fault]:
@@ -72,19 +73,25 @@ def _elements(items: list[Any]) -> Iterator[Record | Fault]:
         yield _checked(item, position)
 
 
-def _checked(data: Any, number: int) -> Record | Fault:
+_NESTED = {dict, list, RepeatedKey}.__contains__
+
+
+def _checked(data: Any, number: int, plain: bool = False) -> Record | Fault:
+    """The record, or what is wrong with it.
+
+    Args:
+        plain: no text in it can hold what is no character.
+    """
     if not isinstance(data, dict):
         return Fault(number, "not_an_object", f"a {type(data).__name__}, not {{name: value}}")
+    if type(data) is dict and plain and not any(map(_NESTED, map(type, data.values()))):
+        return Record(number, data)
     found = flaw(data)
     return Fault(number, *found) if found else Record(number, data)
 
 
 def _parse(text: str) -> Any:
-    # strict=False: a raw tab inside a string is common and harmless. NaN is how
-    # pandas writes an empty cell.
-    return json.loads(
-        text, strict=False, object_pairs_hook=_object, parse_constant=lambda name: None
-    )
+    return _DECODER.decode(text)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -98,6 +105,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             repeated.key = key
         seen.add(key)
     return repeated
+
+
+# strict=False: a raw tab inside a string is common and harmless. NaN is how pandas writes an
+# empty cell.
+_DECODER = json.JSONDecoder(
+    strict=False, object_pairs_hook=_object, parse_constant=lambda name: None
+)
 
 
 def _records_in(whole: Any, path: Path) -> list[Any]:

@@ -13,7 +13,7 @@ Dimension key:
 """
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -37,6 +37,9 @@ many before it and with the first."""
 _PART_TEXTS = 4_096
 """Work is shared among the cores in parts of this many texts: native code lets other threads run.
 """
+
+_PART_ROWS = 2**21
+"""Rows whose keys are in memory at a time: about 100 MB for a band."""
 
 Signatures = NDArray[np.uint32]
 Made = TypeVar("Made")
@@ -130,23 +133,55 @@ def band_keys(signature_TK: Signatures) -> NDArray[np.uint64]:
     return np.where(signature_TK[:, 0] == _EMPTY, np.uint64(0), key_BT | np.uint64(1))
 
 
-def candidates(sketch: Sketch) -> NDArray[np.int64]:
-    """Pairs (i, j), i < j, that agree in a band. Shape (Q, 2), sorted by j, then i."""
-    T = sketch.key_BT.shape[1]
-    filled = np.flatnonzero(sketch.key_BT[0])
-    native = library()
+def candidates(sketch: Sketch, least: float = 0.0) -> NDArray[np.int64]:
+    """Pairs (i, j), i < j, that agree in a band. Shape (Q, 2), sorted by j, then i.
 
-    # One band at a time: the keys may lie in a file and be more than fits in memory.
+    Args:
+        least: pairs of a smaller `agreement` are left out.
+    """
+    T, native = sketch.key_BT.shape[1], library()
+
+    # One band at a time, and of many rows a part of them: the keys may lie in a file and be more
+    # than fits in memory.
     def band(number: int) -> NDArray[np.int64]:
-        key = sketch.key_BT[number][filled]
-        if native is None:
-            return _plain_pairs(key, filled, T)
-        return _native_pairs(native, key, filled, T)
+        key_T, found = sketch.key_BT[number], [np.empty(0, dtype=np.int64)]
+        for row in row_parts(key_T):
+            key = key_T[row]
+            filled = key != 0
+            key, row = key[filled], row[filled]
+            late_and_early = (
+                _plain_pairs(key, row, T) if native is None else _native_pairs(native, key, row, T)
+            )
+            if least:
+                share_Q = agreement(sketch, _pairs(late_and_early, T))
+                late_and_early = late_and_early[share_Q >= least]
+            found.append(late_and_early)
+        return np.concatenate(found)
 
     found = _on_cores(band, range(BANDS))
     key_Q = np.sort(np.concatenate(found))  # np.unique hashes, which takes four times as long
-    key_Q = key_Q[np.diff(key_Q, prepend=-1) != 0]
-    return np.stack([key_Q % max(T, 1), key_Q // max(T, 1)], axis=1)
+    return _pairs(key_Q[np.diff(key_Q, prepend=-1) != 0], T)
+
+
+def _pairs(late_and_early: NDArray[np.int64], T: int) -> NDArray[np.int64]:
+    """(i, j) of j * T + i."""
+    return np.stack([late_and_early % max(T, 1), late_and_early // max(T, 1)], axis=1)
+
+
+def row_parts(key_T: NDArray[np.uint64]) -> Iterator[NDArray[np.int64]]:
+    """Numbers of rows, rising: every row in one part, and equal keys in the same."""
+    T = len(key_T)
+    count = max(1, -(-T // _PART_ROWS))
+    if count == 1:
+        yield np.arange(T)
+        return
+    for part in range(count):
+        yield np.concatenate(
+            [
+                begin + np.flatnonzero(key_T[begin : begin + _PART_ROWS] % count == part)
+                for begin in range(0, T, _PART_ROWS)
+            ]
+        )
 
 
 def _plain_pairs(key: NDArray[np.uint64], row: NDArray[np.int64], T: int) -> NDArray[np.int64]:

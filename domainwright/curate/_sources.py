@@ -10,11 +10,13 @@ from domainwright.core.records import Row, SetAside
 from domainwright.curate import files
 from domainwright.curate._columns import all_readers
 from domainwright.curate._folders import found_in
+from domainwright.curate._ids import Seen
 from domainwright.curate._lines import Fault, reason_of
 from domainwright.curate._one_file import Stream, aside
 
 _SAMPLE_ROWS = 1_000
 _SAMPLE_FILES = 200
+_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,10 +71,12 @@ class Sources:
     def records(self) -> Iterator[Row | SetAside]:
         """Every record of every file; an id that was used before gets its place added."""
         yield from self.left_out
-        used = set[int]()
-        for file in self.files:
-            for item in file.items():
-                yield _with_own_id(item, used) if isinstance(item, Row) else item
+        seen = Seen()
+        items = itertools.chain.from_iterable(file.items() for file in self.files)
+        while batch := list(itertools.islice(items, _AT_ONCE)):
+            before = seen.of(item.id for item in batch if isinstance(item, Row))
+            for item in batch:
+                yield _with_own_id(item, before, seen) if isinstance(item, Row) else item
 
 
 def sources_of(paths: Sequence[Path], *, as_documents: bool = False) -> Sources:
@@ -109,13 +113,14 @@ def sources_of(paths: Sequence[Path], *, as_documents: bool = False) -> Sources:
     return Sources(files=found_files, left_out=tuple(left_out))
 
 
-def _with_own_id(row: Row, used: set[int]) -> Row:
-    names = (
-        row.id,
-        f"{row.id}#{Path(row.file).name}:{row.line}",
-        f"{row.id}#{row.file}:{row.line}",
-    )
-    # Hashes of ids, not ids: that is all a row leaves in memory.
-    own = next((name for name in names if hash(name) not in used), names[-1])
-    used.add(hash(own))
+def _with_own_id(row: Row, before: set[str], seen: Seen) -> Row:
+    """The row with an id that no other has, noted in `before` and `seen`."""
+    own = row.id
+    if own in before:
+        with_file = f"{row.id}#{Path(row.file).name}:{row.line}"
+        with_path = f"{row.id}#{row.file}:{row.line}"
+        taken = {*before, *seen.of([with_file])}
+        own = with_path if with_file in taken else with_file
+    before.add(own)
+    seen.add(own)
     return row if own == row.id else replace(row, id=own)

@@ -4,7 +4,7 @@ The way of `pipeline` for rows that a study has read already; nothing is written
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from domainwright.core.progress import Listener, Step, quiet
@@ -66,8 +66,8 @@ class Cleaner:
             if number % _TOLD_EVERY == 0 or number == len(rows):
                 listen(Step("curate", number, len(rows)))
         kept = [outcome.row for outcome in outcomes]
-        found = _copies(kept) if copied else {}
-        aside += [SetAside.of(kept[n], *found[n].told(kept[found[n].of])) for n in sorted(found)]
+        found: Mapping[int, Copy] = _copies(kept) if copied else {}
+        aside += [SetAside.of(kept[n], *found[n].told(kept[found[n].of])) for n in found]
         changes = Counter(
             what
             for n, outcome in enumerate(outcomes)
@@ -81,7 +81,7 @@ class Cleaner:
         )
 
 
-def _copies(rows: Sequence[Row]) -> dict[int, Copy]:
+def _copies(rows: Sequence[Row]) -> Mapping[int, Copy]:
     """Row number -> the copy it is."""
     sketch = sketched([content(row) for row in rows])
     return copies(key_table(rows), sketch, rows.__getitem__)

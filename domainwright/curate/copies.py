@@ -15,15 +15,17 @@ nearly the same when
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from domainwright.core.records import Chat, Choice, Document, Preference, Rated, Row
 from domainwright.curate._fields import parts
-from domainwright.curate._sketch import Sketch, agreement, candidates
+from domainwright.curate._sketch import Sketch, candidates, row_parts
 from domainwright.curate.content import answer, judgement, question, question_key
 from domainwright.maths.minhash import words
 
@@ -36,6 +38,8 @@ _LABEL_WORDS = 3
 _LEAST_AGREEMENT = NEAR - 0.16
 
 Keys = NDArray[np.uint64]
+Rows = NDArray[np.int64]
+_BLOCK = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,53 @@ class Copy:
         """(reason, what was found, with the place of the earlier row)."""
         place = f"{original.id!r} ({original.file}, line {original.line})"
         return self.reason, f"{self.detail}: {place}"
+
+
+_EXACT, _CONFLICT, _NEAR = 1, 2, 3
+_TOLD = {
+    _EXACT: ("exact_duplicate", "the same row"),
+    _CONFLICT: ("conflicting_duplicate", "asks the same and says something else"),
+    _NEAR: ("near_duplicate", "similarity"),
+}
+
+
+class Copies(Mapping[int, Copy]):
+    """Row number -> the copy it is: 13 bytes a row, in a file where one is given."""
+
+    def __init__(self, rows: int, spill: Path | None = None) -> None:
+        # All zeros at first, and a file of them is made of nothing.
+        fields = [("of", np.int64), ("why", np.uint8), ("share", np.float32)]
+        table: NDArray[Any] = (
+            np.memmap(spill, fields, "w+", shape=(rows,))
+            if spill is not None and rows
+            else np.zeros(rows, dtype=fields)
+        )
+        self._of, self._why, self._share = (table[name] for name, _ in fields)
+
+    def add(self, later: Rows | int, first: Rows | int, why: int, share: float = 1.0) -> None:
+        self._of[later], self._why[later], self._share[later] = first, why, share
+
+    def has(self, row_T: Rows | slice) -> NDArray[np.bool_]:
+        found: NDArray[np.bool_] = self._why[row_T] != 0
+        return found
+
+    def __contains__(self, row: object) -> bool:
+        return isinstance(row, int) and bool(self._why[row])
+
+    def __getitem__(self, row: int) -> Copy:
+        why = int(self._why[row])
+        if not why:
+            raise KeyError(row)
+        reason, detail = _TOLD[why]
+        if why == _NEAR:
+            detail += f" {self._share[row]:.2f}"
+        return Copy(row, int(self._of[row]), reason, detail)
+
+    def __iter__(self) -> Iterator[int]:
+        yield from np.flatnonzero(self._why).tolist()
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self._why))
 
 
 def keys_of(row: Row) -> tuple[bytes, bytes, bytes]:
@@ -74,44 +125,49 @@ def key_table(rows: Sequence[Row]) -> Keys:
     return np.frombuffer(keys, dtype=np.uint64).reshape(len(rows), 6)
 
 
-def repeated(key_T6: Keys) -> tuple[dict[int, int], dict[int, int]]:
-    """({row: earlier equal row}, {row: earlier row that asks the same and judges otherwise})."""
-    exact_T2, question_T2, judgement_T2 = key_T6[:, :2], key_T6[:, 2:4], key_T6[:, 4:]
-    equal = {row: first for first, row in _same(exact_T2)}
-    conflicts = {}
-    for first, row in _same(question_T2):
-        differ = bool((judgement_T2[first] != judgement_T2[row]).any())
-        if question_T2[row].any() and row not in equal and differ:
-            conflicts[row] = first
-    return equal, conflicts
-
-
-def copies(key_T6: Keys, sketch: Sketch, row_at: Callable[[int], Row]) -> dict[int, Copy]:
+def copies(
+    key_T6: Keys, sketch: Sketch, row_at: Callable[[int], Row], spill: Path | None = None
+) -> Copies:
     """Row number -> the copy it is. An original is never a copy itself.
 
     Args:
         key_T6: `key_table` of all rows.
         row_at: gives the row of a number, for the pairs that need a closer look.
+        spill: a file to hold the answer; None: memory.
     """
-    equal, conflicts = repeated(key_T6)
-    found = {row: Copy(row, of, "exact_duplicate", "the same row") for row, of in equal.items()}
-    for row, of in conflicts.items():
-        detail = "asks the same and says something else"
-        found[row] = Copy(row, of, "conflicting_duplicate", detail)
-    pair_Q2 = candidates(sketch)
-    share_Q = agreement(sketch, pair_Q2)
-    close = share_Q >= _LEAST_AGREEMENT
+    found = Copies(len(key_T6), spill)
+    for first, later in _same(key_T6[:, :2]):
+        found.add(later, first, _EXACT)
+    for first, later in _same(key_T6[:, 2:4]):
+        differ = (key_T6[first, 4:] != key_T6[later, 4:]).any(axis=1)
+        differ &= key_T6[later, 2:4].any(axis=1) & ~found.has(later)
+        found.add(later[differ], first[differ], _CONFLICT)
+    pair_Q2 = candidates(sketch, _LEAST_AGREEMENT)
     # Sorted by the later row: by the time a row is judged, it is known whether it stays.
-    for i, j in pair_Q2[close].tolist():
-        if i in found or j in found:
-            continue
-        copy = _compared(i, row_at(i), j, row_at(j))
-        if copy is not None:
-            found[j] = copy
+    for begin in range(0, len(pair_Q2), _BLOCK):
+        for i, j in pair_Q2[begin : begin + _BLOCK].tolist():
+            if i in found or j in found:
+                continue
+            share = _compared(row_at(i), row_at(j))
+            if share is not None:
+                found.add(j, i, _NEAR, share)
     return found
 
 
-def _compared(i: int, original: Row, j: int, later: Row) -> Copy | None:
+def _same(key_T2: Keys) -> Iterator[tuple[Rows, Rows]]:
+    """(first rows, later rows) with equal keys, a part of the rows at a time."""
+    for row_T in row_parts(key_T2[:, 0]):
+        part_T2 = key_T2[row_T]
+        order = np.lexsort((part_T2[:, 1], part_T2[:, 0]))  # stable: rows of one key keep rising
+        part_T2 = part_T2[order]
+        begins = np.ones(len(order), dtype=bool)
+        begins[1:] = (part_T2[1:] != part_T2[:-1]).any(axis=1)
+        first = np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))
+        yield row_T[order[first[~begins]]], row_T[order[~begins]]
+
+
+def _compared(original: Row, later: Row) -> float | None:
+    """The least similarity of the parts, or None where the later row is no copy."""
     if type(original) is not type(later):
         return None
     least = 1.0
@@ -129,7 +185,7 @@ def _compared(i: int, original: Row, j: int, later: Row) -> Copy | None:
         and _exchanged(original, later)
     ):
         return None
-    return Copy(j, i, "near_duplicate", f"similarity {least:.2f}")
+    return least
 
 
 def similarity(mine: str, other: str) -> float | None:
@@ -199,15 +255,3 @@ def _runs(found: list[str]) -> set[tuple[str, ...]]:
 
 def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-def _same(key_T2: Keys) -> Iterator[tuple[int, int]]:
-    """(first row, later row) of equal keys."""
-    order = np.lexsort((np.arange(len(key_T2)), key_T2[:, 1], key_T2[:, 0]))
-    key_T2 = key_T2[order]
-    equal = (key_T2[1:] == key_T2[:-1]).all(axis=1)
-    first = 0
-    for place in np.flatnonzero(equal).tolist():
-        if place == 0 or not equal[place - 1]:
-            first = int(order[place])
-        yield first, int(order[place + 1])

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from domainwright.core.artifacts import read_manifest, write_folder, write_json
@@ -25,7 +26,7 @@ from domainwright.core.records import Row
 from domainwright.curate._chunks import Piece, Workshop
 from domainwright.curate._folders import CURATED
 from domainwright.curate._table import Table
-from domainwright.curate.copies import Copy
+from domainwright.curate.copies import Copies
 
 if TYPE_CHECKING:
     import polars
@@ -134,7 +135,7 @@ def write_curated(
     folder: Path,
     shop: Workshop,
     pieces: int,
-    found: Mapping[int, Copy],
+    found: Copies,
     out: Mapping[int, tuple[str, str]],
     parents: Mapping[str, str],
     facts: Mapping[str, Any],
@@ -158,15 +159,12 @@ def write_curated(
             kept, lines, rows = dict[type[Row], pa.Table](), list[dict[str, Any]](), 0
             for kind, (places, table) in shop.tables(n).items():
                 rows += len(places)
-                numbers = (number + places).tolist()
-                stays = [m not in found and m not in out for m in numbers]
-                if any(stays):
-                    kept[kind] = table.filter(pa.array(stays))
-                lines += [
-                    _gone(shop, m, found, out)
-                    for m, stay in zip(numbers, stays, strict=True)
-                    if not stay
-                ]
+                gone = found.has(number + places)
+                if out:
+                    gone |= np.array([m in out for m in (number + places).tolist()])
+                if not gone.all():
+                    kept[kind] = table.filter(pa.array(~gone))
+                lines += [_gone(shop, m, found, out) for m in (number + places)[gone].tolist()]
             number += rows
             writing.add(shop.read(n), kept, lines)
             listen(Step("write", n + 1, pieces))
@@ -222,7 +220,7 @@ def explain(folder: Path, row: str) -> list[dict[str, Any]]:
 
 
 def _gone(
-    shop: Workshop, number: int, found: Mapping[int, Copy], out: Mapping[int, tuple[str, str]]
+    shop: Workshop, number: int, found: Copies, out: Mapping[int, tuple[str, str]]
 ) -> dict[str, Any]:
     """The line of a row that is a copy, or was not selected."""
     row = shop.row(number)

@@ -27,7 +27,7 @@ from domainwright.curate._chunks import CHUNK_ROWS, Workshop
 from domainwright.curate._judging import Task, judging
 from domainwright.curate._pick import check_without_base, unpicked
 from domainwright.curate._sources import Sources, sources_of
-from domainwright.curate.copies import Copy, copies
+from domainwright.curate.copies import Copies, copies
 from domainwright.curate.curated import KIND, Curated, write_curated
 from domainwright.curate.filters import Sample
 from domainwright.curate.judge import bulk_language
@@ -182,9 +182,9 @@ def _guess(total_bytes: int, batch: Sequence[Row | SetAside]) -> int:
     return int(total_bytes * len(some) / max(1, sum(len(str(item)) for item in some)))
 
 
-def _copies(shop: Workshop, pieces: int, listen: Listener) -> dict[int, Copy]:
+def _copies(shop: Workshop, pieces: int, listen: Listener) -> Copies:
     listen(Step("copies", 0, 1))
     keys = shop.keys(pieces)
-    found = copies(keys.key_T6, keys.sketch, shop.row)
+    found = copies(keys.key_T6, keys.sketch, shop.row, shop.folder / "copies.bin")
     listen(Step("copies", 1, 1))
     return found

@@ -7,7 +7,7 @@ import pytest
 
 from domainwright.core.records import Chat, Choice, Message, Preference, Row, Text
 from domainwright.core.seeds import generator
-from domainwright.curate import _shingles
+from domainwright.curate import _shingles, _sketch
 from domainwright.curate._sketch import BAND, BINS, agreement, candidates, sketched
 from domainwright.curate.content import content
 from domainwright.curate.copies import copies, key_table, similarity
@@ -146,6 +146,22 @@ def test_agreement_estimates_jaccard_within_three_sigma(share):
     recall = np.mean([tuple(pair) in near for pair in pair_Q2.tolist()])
     promised = 1 - (1 - np.mean(true_Q) ** BAND) ** (BINS // BAND)
     assert recall >= promised - 0.1
+
+
+def test_rows_in_parts_give_the_same_copies(monkeypatch):
+    rows = [
+        chat(f"What is owed by {n % 9}?", LONG + f" Signed {'abcde'[n % 5]}.") for n in range(60)
+    ]
+    asked = Choice(**AT, question="Who pays?", context="", choices=("a", "b"), answer=0)
+    rows += [replace(asked, answer=n % 2) for n in range(4)]
+    whole = found(*rows)
+    monkeypatch.setattr(_sketch, "_PART_ROWS", 7)
+    assert found(*rows) == whole
+    assert {reason for _, reason in whole.values()} == {
+        "exact_duplicate",
+        "near_duplicate",
+        "conflicting_duplicate",
+    }
 
 
 def test_a_great_bucket_gives_few_pairs_and_misses_no_copy():

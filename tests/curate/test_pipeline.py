@@ -268,3 +268,13 @@ def test_what_goes_wrong_in_a_worker_is_told(filter, error, said, tmp_path, monk
     with pytest.raises(error, match=said):
         curate(Wish(files=(file,), workers=2), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_rows_of_one_id_get_their_own_across_batches(tmp_path, monkeypatch):
+    monkeypatch.setattr("domainwright.curate._sources._AT_ONCE", 3)
+    entries = [{**row, "id": f"r{n % 4}"} for n, row in enumerate(rows(12))]
+    file = write(tmp_path / "twice.jsonl", entries)
+    curate(Wish(files=(file,)), tmp_path / "out")
+    ids = pq.read_table(tmp_path / "out" / "kept.parquet")["id"].to_pylist()
+    assert ids[:4] == ["r0", "r1", "r2", "r3"]
+    assert ids[4:] == [f"r{n % 4}#twice.jsonl:{n + 1}" for n in range(4, 12)]
