@@ -31,6 +31,8 @@ class Secret:
     end: int
     kind: str
     text: str
+    same: str = ""
+    """Equal for what is one value, however it is written; empty: the text says it."""
 
 
 def luhn(digits: str) -> bool:
@@ -245,5 +247,8 @@ def secrets(text: str, kinds: tuple[str, ...] = NAMES) -> Iterator[Secret]:
             place = found.span("it") if "it" in kind.pattern.groupindex else found.span()
             free = all(place[1] <= other.start or other.end <= place[0] for other in taken)
             if free and kind.holds(found):
-                taken.append(Secret(*place, kind.name, text[slice(*place)]))
+                # "212 555 0142" and "212-555-0142" are one number.
+                stood = text[slice(*place)]
+                same = re.sub(r"[\s().-]", "", stood).lower()
+                taken.append(Secret(*place, kind.name, stood, same))
     yield from sorted(taken, key=lambda secret: secret.start)

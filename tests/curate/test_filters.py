@@ -58,6 +58,7 @@ PLANTED: dict[str, Row] = {
     "c4": text("lorem ipsum dolor sit amet. " * 9),
     "fineweb": text("one\ntwo\nthree\nfour"),
     "pii": chat("Who?", "Write to ann.lee@example.com, or call 212-555-0142."),
+    "names": chat("Who?", "Dr. Maria Lopez of Springfield, IL called."),
 }
 EDGES = [
     "",
@@ -98,7 +99,7 @@ def test_the_contract(name):
     else:
         assert isinstance(found, Change) and found.what in kind.finds and found.count > 0
         assert look(name, found.row) is None, "a repaired row needs no second repair"
-        assert kind.order < 40 or name == "pii", "repairs come before the judges"
+        assert kind.order < 40 or name in ("pii", "names"), "repairs come before the judges"
 
 
 @pytest.mark.parametrize("name", FILTERS.names())
