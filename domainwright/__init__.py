@@ -20,6 +20,8 @@ _HOMES = {
     "train_method": "domainwright.studies.api",
     "load_run": "domainwright.studies.api",
     "curate_files": "domainwright.curate.verb",
+    # Not `combine`: as with `train`.
+    "combine_runs": "domainwright.studies.combine",
     "find_rate": "domainwright.studies.rates",
     "refine": "domainwright.studies.refine.rounds",
     "drift": "domainwright.studies.refine.drift",
@@ -28,6 +30,7 @@ _HOMES = {
 }
 __all__ = [
     "__version__",
+    "combine_runs",
     "curate_files",
     "decide",
     "drift",

@@ -192,6 +192,17 @@ def test_the_examples_hold(module):
     assert result.attempted and not result.failed
 
 
+def test_a_stream_of_loras_beside_each_other(tmp_path):
+    """What was learned stays: another order of stages would be another matrix."""
+    here = lab(RECIPE, EFFORT, tmp_path)
+    plain = s11.stream(here, s11.BESIDE, 1e-2, 0, 0.0)
+    apart = s11.stream(here, s11.O_LORA, 1e-2, 0, 5.0)
+    for found in (plain, apart):
+        assert len(found.matrix) == 5 and {len(row) for row in found.matrix} == {4}
+        assert found.matrix[0] == plain.matrix[0] and found.matrix[1] == plain.matrix[1]
+    assert plain.matrix[2] != apart.matrix[2] and plain.general != apart.general
+
+
 def test_a_row_from_the_world_to_the_page(tmp_path, monkeypatch):
     here = lab(RECIPE, EFFORT, tmp_path)
     (folder,) = tmp_path.iterdir()

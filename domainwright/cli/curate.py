@@ -29,8 +29,7 @@ def curate(
         list[str] | None, typer.Option("--without", help="Do not run this filter. Repeatable.")
     ] = None,
     select: Annotated[
-        str | None,
-        typer.Option(help="Keep --rows rows: k_center, dpp, random, …"),
+        str | None, typer.Option(help="Keep --rows rows: k_center, dpp, random, …")
     ] = None,
     rows: Annotated[int | None, typer.Option(help="How many rows --select keeps.")] = None,
     target: Annotated[
@@ -38,8 +37,7 @@ def curate(
         typer.Option(help="With --select relevance: texts that the rows should be like."),
     ] = None,
     secrets: Annotated[
-        Path | None,
-        typer.Option("--secrets", help="Write here what was replaced (mode 0600)."),
+        Path | None, typer.Option(help="Write here what was replaced (mode 0600).")
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace a dataset in -o.")] = False,
     workers: Annotated[
@@ -67,11 +65,7 @@ def curate(
         raise ConfigError("No folder is given for the dataset.", "add -o DATASET.")
     _check_selection(select, rows, target)
     _curate(
-        given,
-        output,
-        secrets,
-        as_json,
-        fresh,
+        *(given, output, secrets, as_json, fresh),
         as_documents=documents,
         domain=domain,
         against=tuple(against or ()),

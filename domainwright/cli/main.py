@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from domainwright.cli import (
     chat,
+    combine,
     curate,
     data,
     decide,
@@ -78,7 +79,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Measure prompting, retrieval and fine-tuning on your own data, and know which to use.",
+    help="Measure prompting, retrieval and fine-tuning on your own data, and choose.",
 )
 app.command()(decide.decide)
 app.command()(plan.plan)
@@ -88,6 +89,7 @@ app.command()(evaluate.evaluate)
 app.command()(chat.chat)
 app.command()(refine.refine)
 app.command()(report.report)
+app.command()(combine.combine)
 app.command()(export.export)
 app.command()(trace.trace)
 app.command()(curate.curate)

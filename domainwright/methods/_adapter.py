@@ -117,6 +117,11 @@ class Adapter(nn.Module, abc.ABC):
         }
 
     @property
+    def parents(self) -> dict[str, str]:
+        """Content hashes of what the adapter's start was made from, beside the base."""
+        return {}
+
+    @property
     def peft_type(self) -> str | None:
         """PEFT's name of what `save` writes; None: PEFT cannot read it."""
         found: str | None = METHODS.get(self.method).peft_type

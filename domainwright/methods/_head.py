@@ -109,6 +109,10 @@ class HeadedAdapter(Adapter):
         )
 
     @property
+    def parents(self) -> dict[str, str]:
+        return self.inner.parents
+
+    @property
     def peft_type(self) -> str | None:
         return self.inner.peft_type
 

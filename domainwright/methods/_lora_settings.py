@@ -38,15 +38,24 @@ class LoraSettings:
     their sizes lie close. None: the exact one."""
     rank_growth: float = 2.0
     """Most rank that eva gives a layer, over `rank`. 1 leaves all ranks equal."""
+    past: tuple[str, ...] = ()
+    """Folders of earlier lora runs on the same layers of the same base, which stay as they are and
+    answer together with the new one; the artifact is one LoRA of all their ranks."""
 
     STARTS: ClassVar[tuple[str, ...]] = ("random", "pissa", "olora", "eva")
     """Those that the method takes."""
+    TAKES_PAST: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.start not in self.STARTS:
             raise ConfigError(
                 f"lora.start is {self.start!r}, which this method does not take.",
                 f"use one of: {', '.join(self.STARTS)}; loftq needs qlora.",
+            )
+        if self.past and not (self.TAKES_PAST and self.start == "random"):
+            raise ConfigError(
+                "lora.past is set, which only lora with its random start takes.",
+                "set `methods: {lora: {past: [RUN], start: random}}`, or leave `past` out.",
             )
         if self.svd_passes is not None and self.svd_passes < 0:
             raise ConfigError(f"lora.svd_passes is {self.svd_passes}.", "give 4, or leave it out.")

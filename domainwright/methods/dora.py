@@ -31,6 +31,7 @@ class DoraSettings(LoraSettings):
     """The same as LoRA's, without the starts that are parts of the weight."""
 
     STARTS: ClassVar[tuple[str, ...]] = ("random", "eva")
+    TAKES_PAST: ClassVar[bool] = False
 
 
 class _Turned:

@@ -10,6 +10,8 @@ factors begin, γ · (B A - B₀ A₀), and saved as a plain LoRA of twice the r
 
     A' = [A; A₀]        B' = [B, -B₀]        γ the same
 
+With `past` earlier adapters stay beside the new one (`_past`).
+
 Dimension key: I inputs of the layer, O outputs, R rank.
 """
 
@@ -27,6 +29,7 @@ from domainwright.core.seeds import derive
 from domainwright.methods import METHODS, _peft_format, _starts
 from domainwright.methods._adapter import Adapter
 from domainwright.methods._lora_settings import LoraSettings, choose
+from domainwright.methods._past import Past, read_past
 from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow
 from domainwright.models.hooks import Hook
@@ -42,9 +45,11 @@ class LoraAdapter(Adapter):
 
     method, version = "lora", 1
 
-    def __init__(self, base: Base, settings: LoraSettings, layers: list[Linear]) -> None:
+    def __init__(
+        self, base: Base, settings: LoraSettings, layers: list[Linear], past: Past | None = None
+    ) -> None:
         super().__init__(base, settings)
-        self.layers = layers
+        self.layers, self.past = layers, past or Past()
         device, rank_of = base.device, settings.rank_of
         self.A = nn.ParameterList(
             nn.Parameter(torch.zeros(rank_of(x.path), x.inputs, device=device)) for x in layers
@@ -56,6 +61,9 @@ class LoraAdapter(Adapter):
         for i in range(len(layers) if self.counted else 0):
             self.register_buffer(f"A0_{i}", torch.zeros_like(self.A[i].data))
             self.register_buffer(f"B0_{i}", torch.zeros_like(self.B[i].data))
+        for i, (a, b) in enumerate(self.past.factors):
+            self.register_buffer(f"past_A_{i}", a.clone())
+            self.register_buffer(f"past_B_{i}", b / settings.scale_of(layers[i].path))
 
     @property
     def counted(self) -> bool:
@@ -66,11 +74,18 @@ class LoraAdapter(Adapter):
         """(A₀, B₀) of the layer of that number, where they are no part of the change."""
         return (getattr(self, f"A0_{i}"), getattr(self, f"B0_{i}")) if self.counted else None
 
+    def frozen(self, i: int) -> tuple[Tensor, Tensor] | None:
+        """(A, B) of the layer of that number that stay as they are, over the same scale."""
+        if not self.past.factors:
+            return None
+        return getattr(self, f"past_A_{i}"), getattr(self, f"past_B_{i}")
+
     def changes(self) -> Iterator[tuple[Linear, LowRank]]:
         """What is added to the output of every chosen layer."""
         for i, (layer, a, b) in enumerate(zip(self.layers, self.A, self.B, strict=True)):
             scale = self.settings.scale_of(layer.path)
-            yield layer, LowRank(a, b, scale, self.settings.dropout, self.origin(i))
+            dropout = self.settings.dropout
+            yield layer, LowRank(a, b, scale, dropout, self.origin(i), self.frozen(i))
 
     @property
     def kept_whole(self) -> str | None:
@@ -146,6 +161,8 @@ class LoraAdapter(Adapter):
         for i, (layer, a, b) in enumerate(zip(self.layers, self.A, self.B, strict=True)):
             if origin := self.origin(i):
                 a, b = torch.cat([a, origin[0]]), torch.cat([b, -origin[1]], dim=1)
+            if still := self.frozen(i):
+                a, b = torch.cat([still[0], a]), torch.cat([still[1], b], dim=1)
             found[f"{layer.path}.lora_A.weight"] = a
             found[f"{layer.path}.lora_B.weight"] = b
         return found
@@ -171,6 +188,14 @@ class LoraAdapter(Adapter):
     def save(self, folder: Path) -> None:
         _peft_format.write(folder, self.peft_config(), self.stored(), self.notes())
 
+    def notes(self) -> dict[str, Any]:
+        held = {"past": list(self.past.holds)} if self.past.holds else {}
+        return {**super().notes(), **held}
+
+    @property
+    def parents(self) -> dict[str, str]:
+        return {f"past {n}": digest for n, digest in enumerate(self.past.parents, start=1)}
+
     def peft_config(self) -> dict[str, Any]:
         settings = self.settings
         paths = [x.path for x in self.layers]
@@ -189,6 +214,20 @@ class LoraAdapter(Adapter):
             "fan_in_fan_out": any(x.transposed for x in self.layers),
             "rank_pattern": {k: times * r for k, r in settings.rank_pattern.items()},
             "alpha_pattern": {k: factor * a for k, a in settings.alpha_pattern.items()},
+            **(self._whole_ranks() if self.past.factors else {}),
+        }
+
+    def _whole_ranks(self) -> dict[str, Any]:
+        """PEFT's keys for the ranks of every layer with its past; γ stays the same."""
+        power = 0.5 if self.settings.rslora else 1.0
+        ranks = {layer.path: len(change.factors()[0]) for layer, change in self.changes()}
+        alphas = {path: self.settings.scale_of(path) * r**power for path, r in ranks.items()}
+        first = self.layers[0].path
+        return {
+            "r": ranks[first],
+            "lora_alpha": alphas[first],
+            "rank_pattern": ranks,
+            "alpha_pattern": alphas,
         }
 
 
@@ -211,8 +250,13 @@ class Lora:
 
     @classmethod
     def build(cls, base: Base, settings: LoraSettings, seed: int) -> LoraAdapter:
-        """A fresh adapter, which changes nothing yet."""
-        adapter = cls.Adapter(base, settings, choose(base.hooks.linears, settings.targets))
+        """A fresh adapter, which changes nothing yet; with a past, nothing more than that."""
+        layers = choose(base.hooks.linears, settings.targets)
+        if settings.past:
+            past = read_past(settings.past, layers, lambda folder: cls.load(base, folder))
+            adapter = LoraAdapter(base, settings, layers, past)
+        else:
+            adapter = cls.Adapter(base, settings, layers)
         adapter.start(seed)
         return adapter
 
@@ -245,7 +289,8 @@ def _load(
             "load it on the base it was trained on.",
         )
     own = noted.get("settings", {})
-    given = {f.name: own[f.name] for f in fields(settings_of) if f.name in own}
+    # With a past, the file holds it: the ranks of both are the adapter's now.
+    given = {f.name: own[f.name] for f in fields(settings_of) if f.name in own and f.name != "past"}
     if given.get("start") not in _starts.COUNTED:  # else the file's rank is not the adapter's
         given |= {
             "rank": int(config["r"]),
@@ -262,6 +307,7 @@ def _load(
     # What the config declares counts as well: PEFT leaves a layer without tensors bare.
     paths |= _peft_format.declared(config, {x.path: x.block for x in linears})
     adapter = adapter_of(base, settings, [x for x in linears if x.path in paths])
+    adapter.past = Past(holds=tuple(noted.get("past", ())))
     adapter.restore(tensors, folder)
     return adapter
 

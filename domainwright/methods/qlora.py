@@ -49,6 +49,7 @@ class QloraSettings(LoraSettings):
     codes are the adapter's own."""
 
     STARTS: ClassVar[tuple[str, ...]] = ("random", "pissa", "olora", "eva", "loftq")
+    TAKES_PAST: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         LoraSettings.__post_init__(self)

@@ -11,7 +11,7 @@ Dimension key: T tokens (all leading dimensions flattened), I inputs, O outputs,
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from domainwright.core.errors import CapabilityError
 from domainwright.models.lowrank import LowRank, adapted, frozen
 from domainwright.models.points import Linear, Site, find_linears, find_sites
 from domainwright.models.quantised import product
-from domainwright.models.replaced import Replaced
+from domainwright.models.replaced import AsRead, Replaced
 from domainwright.models.stand_in import StandIn, agreed
 
 Hook = Callable[..., Any]
@@ -82,6 +82,10 @@ class Hooks:
 
     def restore(self, owner: Any) -> None:
         self._replaced.remove(owner)
+
+    def reading(self, as_read: AsRead) -> AbstractContextManager[None]:
+        """Inside this block what stands in for a parameter is read as `as_read` says."""
+        return self._replaced.reading(as_read)
 
     def label(self, head: nn.Module | None, owner: Any) -> None:
         """Let `head` (states (…, D) -> logits (…, C)) give the labels; None: no longer."""

@@ -9,6 +9,8 @@ there, and the cast to bfloat16 keeps 8 bits of what was learnt, not of where it
 
     B A - B₀ A₀ = (B - B₀) A + B₀ (A - A₀)
 
+Factors that do not learn may stand before those that do, as one product of both ranks.
+
 Dimension key: T tokens, I inputs, O outputs of all members, R ranks of all members.
 """
 
@@ -37,13 +39,20 @@ class LowRank:
     dropout: float = 0.0
     origin: tuple[Tensor, Tensor] | None = None
     """(A₀, B₀), where the change is counted from them."""
+    frozen: tuple[Tensor, Tensor] | None = None
+    """(A, B) over the same scale that are part of the change and do not learn."""
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """(A, B) whose product is the change over scale; of twice the rank with an origin."""
-        if self.origin is None:
-            return self.A_RI, self.B_OR
-        A0, B0 = self.origin
-        return torch.cat([self.A_RI, self.A_RI - A0]), torch.cat([self.B_OR - B0, B0], dim=1)
+        """(A, B) whose product is the change over scale; what is frozen first, then what learns,
+        of twice the rank with an origin."""
+        A: Tensor = self.A_RI
+        B: Tensor = self.B_OR
+        if self.origin is not None:
+            A0, B0 = self.origin
+            A, B = torch.cat([A, A - A0]), torch.cat([B - B0, B0], dim=1)
+        if self.frozen is not None:
+            A, B = torch.cat([self.frozen[0], A]), torch.cat([self.frozen[1], B], dim=1)
+        return A, B
 
     def product_OI(self) -> Tensor:
         """The change of the weight, float32."""
@@ -52,6 +61,9 @@ class LowRank:
 
     def gradients(self, grad_A: Tensor, grad_B: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of A and B from those of `factors`."""
+        if self.frozen is not None:
+            still = len(self.frozen[0])
+            grad_A, grad_B = grad_A[still:], grad_B[:, still:]
         if self.origin is None:
             return grad_A, grad_B
         first, second = grad_A.chunk(2)

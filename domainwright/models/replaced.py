@@ -7,7 +7,8 @@ the adapter's tensor (the layer itself, the loss head, a scan that never calls t
 gradients reach it; parameters and state dict of the base stay its own, bit for bit.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from domainwright.core.errors import CapabilityError
 
 Current = Callable[[Any], bool]
 """Whether an owner's weights are to be read now."""
+AsRead = Callable[[str, Tensor, Tensor], Tensor]
+"""(name of a parameter, what stands in for it, the base's own) -> what is read."""
 
 
 class Replaced:
@@ -27,6 +30,16 @@ class Replaced:
         """Class of every module that is covered."""
         self.owners: dict[tuple[nn.Module, str], Any] = {}
         self._values: dict[tuple[nn.Module, str], nn.Parameter] = {}
+        self._as_read: AsRead | None = None
+
+    @contextmanager
+    def reading(self, as_read: AsRead) -> Iterator[None]:
+        """Inside this block every replacement is read as that says."""
+        before, self._as_read = self._as_read, as_read
+        try:
+            yield
+        finally:
+            self._as_read = before
 
     def add(self, name: str, value: nn.Parameter, owner: Any) -> None:
         """Read `value` where the model reads its parameter `name`, tied copies included.
@@ -40,9 +53,11 @@ class Replaced:
         for module in self.model.modules():
             for key, parameter in module._parameters.items():
                 if parameter is own:
-                    self._cover(module, key, value, owner)
+                    self._cover(module, key, value, owner, name)
 
-    def _cover(self, module: nn.Module, key: str, value: nn.Parameter, owner: Any) -> None:
+    def _cover(
+        self, module: nn.Module, key: str, value: nn.Parameter, owner: Any, name: str
+    ) -> None:
         if (module, key) in self.owners:
             raise CapabilityError(
                 "Two adapters replace the same weights of one base.",
@@ -52,7 +67,10 @@ class Replaced:
         def read(self_: nn.Module) -> Tensor:
             own = self_._parameters[key]
             assert own is not None  # only parameters are covered
-            return value.to(own.dtype) if self.current(owner) else own
+            if not self.current(owner):
+                return own
+            mine = value if self._as_read is None else self._as_read(name, value, own)
+            return mine.to(own.dtype)
 
         kind = type(module)
         self._plain.setdefault(module, kind)

@@ -46,7 +46,7 @@ def export(run: Path, output: Path, to: str, merge: str | None = None) -> Path:
         raise ConfigError(f"{output} is a file, not a folder.", "give a new folder with -o.")
     if output.exists() and any(output.iterdir()):
         raise ConfigError(f"{output} is not empty.", "give a new folder with -o.")
-    loaded = load_run(run, _method(run))
+    loaded = load_run(run, trained_method(run))
     if loaded.adapter is None:
         raise DataError(
             f"{run} holds no adapter: no method was trained in it.",
@@ -90,7 +90,7 @@ def _merged(run: Path, loaded: Run, merge: str | None) -> Any:
         if not isinstance(adapter, QloraAdapter):
             for name, weight in dequantised_parameters(loaded.base.hooks.linears):
                 base.model.get_parameter(name).copy_(weight)
-        method = _method(run)
+        method = trained_method(run)
         folder = in_force(run, f"trials/{method}/adapter" if method else "adapter")
         adapter = METHODS.get(adapter.method).load(base, folder)
     if isinstance(adapter, QloraAdapter):
@@ -102,7 +102,7 @@ def _merged(run: Path, loaded: Run, merge: str | None) -> Any:
     return base.model
 
 
-def _method(run: Path) -> str | None:
+def trained_method(run: Path) -> str | None:
     """The method to export from a study: of the recommended strategy, else of the best one."""
     if not (run / "verdict.json").is_file():
         return None

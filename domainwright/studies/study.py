@@ -237,6 +237,7 @@ def read_study(path: Path | str, overrides: Sequence[str] = ()) -> StudySettings
     if train.replay and train.replay.source:
         source = str(folder / Path(train.replay.source).expanduser())
         train = replace(train, replay=replace(train.replay, source=source))
+    methods = {name: _past_located(own, folder) for name, own in study.methods.items()}
     name = study.name or (folder.name if path.stem == "study" else path.stem)
     prompting = study.prompting
     if study.domain and prompting.instruction is None:
@@ -247,6 +248,7 @@ def read_study(path: Path | str, overrides: Sequence[str] = ()) -> StudySettings
         data=data,
         evaluate=evaluate,
         train=train,
+        methods=methods,
         name=name,
         prompting=prompting,
     )
@@ -320,6 +322,15 @@ def _data_located(data: DataSettings, folder: Path) -> DataSettings:
             for way in data.augment
         ),
     )
+
+
+def _past_located(method: Any, folder: Path) -> Any:
+    """A method's settings with the folders of earlier runs made absolute, where it names some."""
+    past = method.get("past") if isinstance(method, Mapping) else None
+    if not past:
+        return method
+    runs = [past] if isinstance(past, str) else past
+    return {**method, "past": [str(folder / Path(run).expanduser()) for run in runs]}
 
 
 def _located(entries: tuple[str | dict, ...], folder: Path) -> tuple[str | dict, ...]:

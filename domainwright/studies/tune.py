@@ -157,7 +157,7 @@ def begin(wanted: Wanted, resume: bool, listen: Listener) -> Begun:
     folder, longest = wanted.lessons or wanted.folder / "lessons", limit(base, settings)
     measured = [*wanted.general, *wanted.hidden]
     replay, unused, more = replay_rows(base, settings, measured, longest, folder, listen)
-    aside, parents = aside + unused, parents | more
+    aside, parents = aside + unused, parents | more | adapter.parents
     wish = wish_of(base, kept, wanted.development, wanted.general, settings, seed, wanted.memory_gb)
     wish = replace(wish, replay=replay)
     total = settings.steps or wanted.steps or full_steps(len(kept), settings)

@@ -1,8 +1,8 @@
-"""What a run's settings make of an adapter before its first step: penalties, and what they need."""
+"""What a run's settings make of an adapter before its first step, and what they need of it."""
 
 from collections.abc import Sequence
 
-from domainwright.core.errors import ConfigError
+from domainwright.core.errors import CapabilityError, ConfigError
 from domainwright.methods._adapter import Adapter
 from domainwright.train.penalties import PENALTIES
 from domainwright.train.penalties._penalty import Given, Penalty
@@ -26,7 +26,34 @@ def penalties_of(
     )
 
 
-def need_noise(adapter: Adapter, settings: TrainSettings) -> None:
+def check_fit(adapter: Adapter, settings: TrainSettings) -> None:
+    """Refuse settings that would do nothing, or less than they say, with this adapter.
+
+    Raises:
+        ConfigError, CapabilityError: with what to change.
+    """
+    _need_noise(adapter, settings)
+    _need_weights(adapter, settings)
+
+
+def _need_weights(adapter: Adapter, settings: TrainSettings) -> None:
+    """Refuse `mixout` where what is trained is not, or not all, weights of the base.
+
+    Raises:
+        CapabilityError: a method that adds something.
+    """
+    if not settings.mixout:
+        return
+    replaces, adds = (any(True for _ in x) for x in (adapter.replacements(), adapter.places()))
+    if adds or not replaces:
+        raise CapabilityError(
+            f"train.mixout is {settings.mixout}, and {adapter.method} adds to the base: it holds "
+            "no new values of weights that could be the base's own again.",
+            "leave train.mixout out, or use full, top_layers or layernorm.",
+        )
+
+
+def _need_noise(adapter: Adapter, settings: TrainSettings) -> None:
     """Refuse two readings of every row where both would be the same.
 
     Raises:

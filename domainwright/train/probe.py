@@ -27,7 +27,7 @@ from domainwright.train import checkpoint
 from domainwright.train.job import Job
 from domainwright.train.loss import BLOCK
 from domainwright.train.memory import Line, Meter, largest_pass
-from domainwright.train.objective import need_noise, penalties_of
+from domainwright.train.objective import check_fit, penalties_of
 from domainwright.train.recompute import recomputed
 from domainwright.train.run import write_checkpoint
 from domainwright.train.settings import TrainSettings
@@ -102,7 +102,7 @@ def probe(
     meter = Meter(base.device)
     with tempfile.TemporaryDirectory() as folder:
         job = _job(base, adapter, settings, Path(folder), recompute)
-        need_noise(adapter, settings)
+        check_fit(adapter, settings)
         optimiser = torch.optim.AdamW(parameters, lr=0.0, fused=fused(base))
 
         def step(documents: Sequence[TrainRow]) -> float:

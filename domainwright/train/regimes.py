@@ -44,6 +44,7 @@ LIMITS = {
     "prompt_weight": (0.0, 1.0, "a weight in [0, 1] such as 0.1"),
     "neftune": (0.0, 1000.0, "a strength such as 5"),
     "r_drop": (0.0, 1000.0, "a strength such as 1"),
+    "mixout": (0.0, 1.0, "a share of the weights such as 0.7"),
     "average": (0.0, 1.0, "the share of the run after which states are averaged, such as 0.5"),
 }
 """Setting -> (least, most, what to give). The most is out of range, but for a weight."""

@@ -18,7 +18,7 @@ from domainwright.train import checkpoint
 from domainwright.train.checkpoint import State
 from domainwright.train.draw_back import MARGIN, draw_back, start_of
 from domainwright.train.job import Job, Trained
-from domainwright.train.objective import need_noise
+from domainwright.train.objective import check_fit
 from domainwright.train.settings import TrainSettings
 from domainwright.train.step import Watched, optimiser_of, within_memory
 
@@ -54,7 +54,7 @@ class Run:
     def __post_init__(self) -> None:
         self.parameters = [p for p in self.job.adapter.parameters() if p.requires_grad]
         self.optimiser = optimiser_of(self.job)
-        need_noise(self.job.adapter, self.job.settings)
+        check_fit(self.job.adapter, self.job.settings)
         self.begun = start_of(self.job.adapter)
         steps = self.job.steps
         checks = self.job.settings.checks_in(steps)

@@ -109,6 +109,9 @@ class TrainSettings:
     """Strength of uniform noise on the embeddings while training; usual are 5 to 15."""
     r_drop: float = 0.0
     """Strength with which two readings of a row under different noise are made to agree."""
+    mixout: float = 0.0
+    """Chance of every changed weight to be the base's own again in a step, for methods that hold
+    new values of weights; usual are 0.7 to 0.9. In [0, 1)."""
     tasks: TaskSettings | None = None
     """How several tasks share the steps. None: all tokens count alike."""
     average: float | None = None

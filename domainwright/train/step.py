@@ -31,6 +31,7 @@ from domainwright.train import schedule
 from domainwright.train.job import Job
 from domainwright.train.loss import summed_loss, summed_loss_of_each
 from domainwright.train.memory import halved, out_of_memory
+from domainwright.train.mixout import mixed
 from domainwright.train.monitor import Monitor
 from domainwright.train.noise import EmbeddingNoise, embedding_noise
 from domainwright.train.order import replayed_in_step
@@ -116,7 +117,8 @@ def add_gradients(
     general = general_rows(job, step)
     share = len(general) / (len(packing.rows) + len(general))
     optimiser.zero_grad(set_to_none=True)
-    with torch.random.fork_rng(), job.adapter.learning(step, job.steps):
+    mixout = mixed(job.base, job.settings.mixout, job.seed, step)
+    with torch.random.fork_rng(), job.adapter.learning(step, job.steps), mixout:
         torch.manual_seed(derive(job.seed, "step", step))
         if general and is_likelihood(job) and job.base.plain_head and not packing.labelled:
             loss, told["replay_loss"] = _both(job, packing, general, share)

@@ -24,7 +24,7 @@ from tests.studies.verdicts import verdict, with_hostile_text
 pytestmark = pytest.mark.usefixtures("quick")
 VERBS = [
     ["decide"], ["plan"], ["train"], ["rate"], ["evaluate"], ["chat"], ["refine"],
-    ["report"], ["export"], ["trace"],
+    ["report"], ["combine"], ["export"], ["trace"],
     ["data"], ["data", "show"], ["data", "labels"], ["data", "terms"],
     ["methods"], ["domains"], ["doctor"], [],
 ]  # fmt: skip

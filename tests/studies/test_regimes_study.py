@@ -8,7 +8,7 @@ import yaml
 from domainwright.core.artifacts import read_manifest
 from domainwright.core.errors import ConfigError, DataError
 from domainwright.evaluate.retained import shipped_suite
-from domainwright.studies.api import decide, plan, train_method
+from domainwright.studies.api import decide, load_run, plan, train_method
 from domainwright.studies.study import read_study
 from domainwright.train import replay as replays
 from domainwright.train.regimes import ReplaySettings
@@ -97,6 +97,27 @@ def test_texts_that_the_base_wrote_tell_which_weights_matter(tmp_path, base):
         set(read_manifest(p, "lessons")["files"]) for p in (tmp_path / "run/lessons").iterdir()
     ]
     assert {"fisher.safetensors"} in kinds and {"replay.jsonl"} in kinds
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_beside_an_earlier_one(tmp_path, base):
+    """O-LoRA: paths are relative to the study file, and the manifest names the parent."""
+    file = study_file(tmp_path / "study", base)
+    train_method(file, "lora", tmp_path / "study" / "first")
+    changes = ["methods.lora.past=[first]", "train.penalties.o_lora.weight=0.2"]
+    (past,) = read_study(file, changes).methods["lora"]["past"]
+    assert past == str(tmp_path / "study" / "first")
+    assert read_study(file, ["methods.lora.past=first"]).methods["lora"]["past"] == [past]
+    told = train_method(file, "lora", tmp_path / "second", overrides=changes)
+    assert all(x["o_lora"] > 0 for x in told.history if "loss" in x)
+    first, second = (
+        read_manifest(p / "adapter") for p in (tmp_path / "study/first", tmp_path / "second")
+    )
+    assert second["parents"]["past 1"] == first["hash"]
+    run = load_run(tmp_path / "second")
+    ranks = [len(a) for a in run.adapter.A]
+    assert ranks == [2 * len(a) for a in load_run(tmp_path / "study/first").adapter.A]
+    assert isinstance(run.chat("What is it?", new_tokens=4), str)
 
 
 def test_an_unknown_penalty_is_refused_with_the_nearest_name(tmp_path, base):

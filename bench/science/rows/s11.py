@@ -1,4 +1,4 @@
-"""A stream of four domains: what EWC, replay, O-LoRA and an adapter for each save of the earlier."""
+"""A stream of four domains: what EWC, replay, O-LoRA, an adapter for each save of the earlier."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -53,8 +53,8 @@ APART = 0.5
 """Centre of the sweep of O-LoRA's weight, with as many points as EWC's."""
 
 BESIDE_DID = (
-    "In the arm lora beside lora each domain gets a LoRA of rank 8 of its own that is learned while "
-    "those of the earlier domains stay and act, and all of them answer every text; o-lora adds "
+    "In the arm lora beside lora each domain gets a LoRA of rank 8 of its own, learned while those "
+    "of the earlier domains stay and act, and all of them answer every text; o-lora adds "
     "weight · Σ |A_i Aᵀ| (Wang et al. 2023, arXiv:2310.14152), its weight chosen as EWC's is."
 )
 """For the page, of results that have these arms."""

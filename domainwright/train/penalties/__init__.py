@@ -7,7 +7,8 @@ A file registers one class that has
     build(adapter, settings, given) -> Penalty     the adapter is at its start and off
 
 A penalty is added to the loss of every step: one on the predictions by the loss head
-(`train.shaped`), one on the parameters once a step. All are zero where a method begins as the base.
+(`train.shaped`), one on the parameters once a step. All are zero where a method begins as the base,
+but for `o_lora`, which keeps a new change apart from earlier ones.
 """
 
 from typing import Any
