@@ -23,6 +23,10 @@ class Kind:
     holds: Callable[[re.Match[str]], bool] = lambda found: True
     hints: tuple[str, ...] = ()
     """Lower case; a text without any of them is not searched. () is always searched."""
+    digits: int = 0
+    """A text with fewer is not searched either."""
+    within: re.Pattern[str] | None = None
+    """What every match holds, found sooner: a text without it is not searched either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,12 @@ def _international(found: re.Match[str]) -> bool:
 
 
 _WORTH = re.compile(r"[\d@]")
+_DIGIT = re.compile(r"\d")
+
+
+def _digits(text: str) -> int:
+    """How many digits the text has, of any script."""
+    return sum(map(text.count, "0123456789")) if text.isascii() else len(_DIGIT.findall(text))
 
 
 def _any(names: str) -> str:
@@ -125,14 +135,14 @@ _DATE = (
 )
 
 _UNIT = r"(?:,? (?:Suite|Ste\.?|Apt\.?|Unit|Floor|#) ?[\w-]+)?"
-_STREET = rf"\d{{1,5}}[A-Z]? (?:[NSEW]\.? )?(?:{_WORD} ){{1,4}}(?:{_STREETS})\b"
+_STREET = rf"\d(?<![\w.§-].)\d{{0,4}}[A-Z]? (?:[NSEW]\.? )?(?:{_WORD} ){{1,4}}(?:{_STREETS})\b"
 _TOWN = rf"(?:{_WORD} ?){{1,3}}, {_STATE}(?:,? \d{{5}}(?:-\d{{4}})?)?\b"
 _LIVES = r"lives?|lived|living|resid(?:es?|ing|ed)|home address|mailing address|address"
 _OF = r"(?i: (?:number|no\.?|id|#))"
 _IS = r"\s?(?:#|:|is|=)"
-_STREET_HINTS = tuple(f" {name.lower()}" for name in _STREETS.split("|"))
 
-# In order: what an earlier kind has taken, a later one does not see.
+# In order: what an earlier kind has taken, a later one does not see. A pattern begins with a set of
+# signs where it can, and what may not stand before it comes behind: so the search skips to those.
 KINDS: tuple[Kind, ...] = (
     Kind(
         "URL",
@@ -142,11 +152,17 @@ KINDS: tuple[Kind, ...] = (
     Kind("EMAIL", re.compile(r"\b[\w.%+-]{1,64}@(?:[\w-]{1,63}\.)+[A-Za-z]{2,24}\b"), hints=("@",)),
     Kind(
         "IBAN",
-        re.compile(r"\b[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{2,4}){3,8}\b"),
+        re.compile(r"[A-Z](?<!\w.)[A-Z]\d{2}(?:[ -]?[A-Z0-9]{2,4}){3,8}\b"),
         lambda found: iban(found[0]),
+        digits=7,
     ),
-    Kind("CARD", re.compile(r"(?<![\d.,$-])\d(?:[ -]?\d){12,18}(?![\d-]|[.,]\d)"), _card),
-    Kind("SSN", re.compile(r"(?<![\d-])(?P<it>\d{3}-\d{2}-\d{4})(?![\d-])"), _ssn),
+    Kind(
+        "CARD",
+        re.compile(r"\d(?<![\d.,$-].)(?:[ -]?\d){12,18}(?![\d-]|[.,]\d)"),
+        _card,
+        digits=13,
+    ),
+    Kind("SSN", re.compile(r"(?P<it>\d(?<![\d-].)\d\d-\d{2}-\d{4})(?![\d-])"), _ssn, digits=9),
     Kind(
         "SSN",
         re.compile(
@@ -155,13 +171,19 @@ KINDS: tuple[Kind, ...] = (
             re.I,
         ),
         hints=("ssn", "social security"),
+        digits=9,
     ),
-    Kind("IP", re.compile(r"(?<![\d.])(?P<it>(?:\d{1,3}\.){3}\d{1,3})(?![\d]|\.\d)"), _ip),
+    Kind(
+        "IP",
+        re.compile(r"(?P<it>\d(?<![\d.].)\d{0,2}\.(?:\d{1,3}\.){2}\d{1,3})(?!\d|\.\d)"),
+        _ip,
+        digits=4,
+    ),
     Kind(
         "IP",
         re.compile(r"(?<![\w:.])(?P<it>[0-9a-f]{1,4}:[0-9a-f:]{4,34})(?![\w:])", re.I),
         _ip6,
-        hints=(":",),
+        within=re.compile(r":[0-9a-fA-F]{0,4}:"),
     ),
     Kind(
         "PHONE",
@@ -170,12 +192,15 @@ KINDS: tuple[Kind, ...] = (
             r"\d{3}[ .-]\d{4})(?![\w-]|\.\d)"
         ),
         _phone,
+        digits=10,
+        within=re.compile(r"\d\d\d[ .-]\d{4}"),
     ),
     Kind(
         "PHONE",
         re.compile(r"(?<!\w)(?P<it>\+\d{1,3}(?:[ .-]?(?:\(\d{1,4}\)|\d{1,4})){2,5})(?!\w)"),
         _international,
         hints=("+",),
+        digits=9,
     ),
     Kind(
         "PHONE",
@@ -185,21 +210,24 @@ KINDS: tuple[Kind, ...] = (
             re.I,
         ),
         hints=("phone", "tel", "mobile", "cell", "fax", "call"),
+        digits=7,
     ),
     Kind(
         "ADDRESS",
-        re.compile(rf"(?<![\w.§-]){_STREET}\.?{_UNIT},? {_TOWN}"),
-        hints=_STREET_HINTS,
+        re.compile(rf"{_STREET}\.?{_UNIT},? {_TOWN}"),
+        digits=1,
     ),
     Kind(
         "ADDRESS",
         re.compile(rf"\b(?:{_LIVES})(?: is| at|:| of)* (?P<it>{_STREET})"),
-        hints=_STREET_HINTS,
+        hints=("live", "living", "resid", "address"),
+        digits=1,
     ),
     Kind(
         "BIRTH",
         re.compile(rf"\b(?:date of birth|birth ?date|d\.?o\.?b\.?)\W{{1,3}}(?:is )?{_DATE}", re.I),
         hints=("birth", "dob", "d.o.b"),
+        digits=4,
     ),
     Kind(
         "RECORD",
@@ -208,6 +236,7 @@ KINDS: tuple[Kind, ...] = (
             rf"(?:{_OF}{_IS}?|{_IS}))\s?{_NUMBER}\b"
         ),
         hints=("record", "mrn", "patient", "chart", "hospital"),
+        digits=3,
     ),
     Kind(
         "ACCOUNT",
@@ -215,16 +244,19 @@ KINDS: tuple[Kind, ...] = (
             rf"\b(?i:account|acct\.?|routing|sort code|policy|member){_OF}{_IS}?\s?{_NUMBER}\b"
         ),
         hints=("account", "acct", "routing", "sort code", "policy", "member"),
+        digits=3,
     ),
     Kind(
         "CASE",
         re.compile(rf"\b(?i:case|docket|matter|file){_OF}{_IS}?\s?{_NUMBER}\b"),
         hints=("case", "docket", "matter", "file"),
+        digits=3,
     ),
     Kind(
         "PASSPORT",
         re.compile(rf"\b(?i:passport|driver['’]?s licen[cs]e){_OF}?{_IS}?\s?{_NUMBER}\b"),
         hints=("passport", "licen"),
+        digits=3,
     ),
 )
 NAMES = tuple(dict.fromkeys(kind.name for kind in KINDS))
@@ -239,9 +271,13 @@ def secrets(text: str, kinds: tuple[str, ...] = NAMES) -> Iterator[Secret]:
     taken = list[Secret]()
     if not _WORTH.search(text):
         return
-    lower = text.lower()
+    lower, digits = text.lower(), _digits(text)
     for kind in KINDS:
-        if kind.name not in kinds or (kind.hints and not any(h in lower for h in kind.hints)):
+        if kind.name not in kinds or digits < kind.digits:
+            continue
+        if kind.hints and not any(hint in lower for hint in kind.hints):
+            continue
+        if kind.within and not kind.within.search(text):
             continue
         for found in kind.pattern.finditer(text):
             place = found.span("it") if "it" in kind.pattern.groupindex else found.span()
