@@ -48,6 +48,8 @@ def show(found: Refined, run: Path) -> None:
     )
     for reason, rows in proposal.set_aside.items():
         _say(console, f"  set aside: {reason} {rows}", style="dim")
+    for what, rows in proposal.changed.items():
+        _say(console, f"  changed: {what} {rows}", style="dim")
     console.print()
     _say(console, found.decision.sentence, style="bold")
     for reason in found.decision.reasons:

@@ -43,6 +43,7 @@ def curate(
     workers: Annotated[
         int | None, typer.Option(help="Processes that judge (one for each core).")
     ] = None,
+    on: Annotated[str, typer.Option(help="here, or ray: its cluster (RAY_ADDRESS).")] = "here",
     explain: Annotated[
         str | None, typer.Option(metavar="ID", help="Tell what became of one row in -o.")
     ] = None,
@@ -72,6 +73,7 @@ def curate(
         use=tuple(use or ()),
         leave_out=tuple(leave_out or ()),
         workers=workers,
+        on=on,
         select=(select, rows, target),
     )
 

@@ -29,6 +29,8 @@ from domainwright.curate.filters import Filter, Sample
 from domainwright.curate.judge import Judge, Outcome
 
 Items = Sequence[Row | SetAside]
+Judging = Callable[[int, Items], None]
+"""Has the records of a piece judged and written, under its number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +51,20 @@ class PieceMaker:
         self._judge = Judge(task.filters, task.sample)
         self._shop, self._keep_secrets = Workshop(Path(task.folder), None), task.keep_secrets
 
-    def __call__(self, number: int, items: Items) -> None:
+    def make(self, number: int, items: Items) -> None:
         rows, piece = judged(items, self._judge, self._keep_secrets)
         self._shop.write(number, rows, piece)
 
 
 @contextlib.contextmanager
-def judging(task: Task, workers: int) -> Iterator[Callable[[int, Items], None]]:
-    """A function of a piece's number and records; all pieces are written at the end.
+def judging(task: Task, workers: int) -> Iterator[Judging]:
+    """All pieces are written at the end of the block.
 
     Raises:
         CapabilityError: a worker was ended from outside, as by lack of memory.
     """
     if workers == 1:
-        yield PieceMaker(task)
+        yield PieceMaker(task).make
         return
     idle, going = queue.SimpleQueue[_Worker](), set[Future[None]]()
     with contextlib.ExitStack() as stack:
@@ -158,7 +160,7 @@ def _work() -> None:
     # Whatever prints must not come between.
     os.dup2(2, 1)
     try:
-        make = PieceMaker(pickle.load(given))
+        make = PieceMaker(pickle.load(given)).make
         while True:
             number, items = pickle.load(given)
             error: Exception | None = None

@@ -11,6 +11,7 @@ same command goes on behind the last piece and ends with the same dataset.
 
 import itertools
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from domainwright.core.progress import Listener, Step, quiet
 from domainwright.core.records import Row, SetAside
 from domainwright.curate import files as any_files
 from domainwright.curate._chunks import CHUNK_ROWS, Workshop
-from domainwright.curate._judging import Task, judging
+from domainwright.curate._judging import Judging, Task, judging
+from domainwright.curate._on_ray import ray_judging
 from domainwright.curate._pick import check_without_base, unpicked
 from domainwright.curate._sources import Sources, sources_of
 from domainwright.curate.copies import Copies, copies
@@ -38,6 +40,8 @@ from domainwright.curate.select import SelectSettings
 VERSION = 3
 """Of what the pieces mean. Another version throws old pieces away."""
 _SMALL_BYTES = 8 * 2**20
+PLACES = ("here", "ray")
+"""Where records can be judged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +64,16 @@ class Wish:
     workers: int | None = None
     """Processes that judge. None: one for each core, or one alone where there is little to do.
     The dataset is the same."""
+    on: str = "here"
+    """"here", or "ray": Ray's workers, on as many machines as it has."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise ConfigError(
                 f"workers is {self.workers}.", "give the number of processes, from 1."
             )
+        if self.on not in PLACES:
+            raise ConfigError(f"on is {self.on!r}.", f"use one of: {', '.join(PLACES)}.")
 
 
 def curate(
@@ -110,7 +118,7 @@ def curate(
         try:
             sample = _sample(sources, wish.against)
             task = Task(tuple(filters), sample, str(work), wish.keep_secrets)
-            pieces = _judge_all(sources, task, shop, wish.workers, listen)
+            pieces = _judge_all(sources, task, shop, wish, listen)
             found = _copies(shop, pieces, listen)
             facts = {**settings, "language": sample.language}
             out = dict[int, tuple[str, str]]()
@@ -153,16 +161,11 @@ def _sample(sources: Sources, against: Sequence[Path]) -> Sample:
     return Sample(rows=tuple(rows), against=items, language=bulk_language(rows))
 
 
-def _judge_all(
-    sources: Sources, task: Task, shop: Workshop, workers: int | None, listen: Listener
-) -> int:
+def _judge_all(sources: Sources, task: Task, shop: Workshop, wish: Wish, listen: Listener) -> int:
     """Judge every record, a piece at a time; pieces that are there already are skipped."""
     total = max(1, sources.total_bytes)
-    count = cores() if workers is None else workers
-    # A worker takes a second or two to begin.
-    alone = count < 2 or (workers is None and total < _SMALL_BYTES)
     done, records = 0, sources.records()
-    with judging(task, 1 if alone else count) as judge:
+    with _judging(task, wish, total) as judge:
         for number in itertools.count():
             batch = list(itertools.islice(records, CHUNK_ROWS))
             if not batch:
@@ -174,6 +177,14 @@ def _judge_all(
     if not done:
         raise DataError("The files hold no record.", "give files with data.")
     return number
+
+
+def _judging(task: Task, wish: Wish, total_bytes: int) -> AbstractContextManager[Judging]:
+    if wish.on == "ray":
+        return ray_judging(task, wish.workers)
+    # A worker takes a second or two to begin.
+    usual = cores() if total_bytes >= _SMALL_BYTES else 1
+    return judging(task, usual if wish.workers is None else wish.workers)
 
 
 def _guess(total_bytes: int, batch: Sequence[Row | SetAside]) -> int:

@@ -24,6 +24,7 @@ def curate_files(
     keep_secrets: bool = False,
     fresh: bool = False,
     workers: int | None = None,
+    on: str = "here",
     listen: Listener = quiet,
 ) -> Curated:
     """Curate files into the dataset folder `output`; what `dw curate` does.
@@ -39,6 +40,7 @@ def curate_files(
         keep_secrets: tell in `secrets` what the placeholders replaced.
         fresh: replace a dataset that is there.
         workers: processes that judge; None: one for each core, where there is much to do.
+        on: "here", or "ray": Ray's workers, on as many machines as it has.
 
     Returns:
         What became of the records; `.table()` has it as rows.
@@ -55,6 +57,7 @@ def curate_files(
         select=select,
         keep_secrets=keep_secrets,
         workers=workers,
+        on=on,
     )
     return curate(wish, output, fresh=fresh, listen=listen)
 

@@ -220,7 +220,7 @@ def test_finished_pieces_are_not_judged_again(tmp_path, monkeypatch):
 def test_several_workers_make_the_same_dataset(dirty, tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "CHUNK_ROWS", 30)
     alone = curate(Wish(files=(dirty,), workers=1, keep_secrets=True), tmp_path / "alone")
-    monkeypatch.setattr(_judging.PieceMaker, "__call__", None)
+    monkeypatch.setattr(_judging.PieceMaker, "make", None)
     three = curate(Wish(files=(dirty,), workers=3, keep_secrets=True), tmp_path / "three")
     files = read_manifest(tmp_path / "alone")["files"]
     assert files == read_manifest(tmp_path / "three")["files"]

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -10,13 +10,16 @@ import torch
 import domainwright as dw
 from domainwright.core.artifacts import read_manifest
 from domainwright.core.errors import ConfigError, DataError, RunFailed, UnknownName
+from domainwright.core.progress import quiet
 from domainwright.curate.dataset import read_dataset
 from domainwright.models.base import load_base
 from domainwright.studies._opened import open_adapter
 from domainwright.studies.export import export
 from domainwright.studies.refine import challenger
 from domainwright.studies.refine.champion import FILE, in_force, read_champions, roll_back
+from domainwright.studies.refine.proposal import offered
 from domainwright.studies.refine.rounds import refine
+from domainwright.studies.refine.source import open_source
 from domainwright.studies.tune import Wanted, tune
 from domainwright.train.settings import TrainSettings
 from tests.studies import world
@@ -174,6 +177,22 @@ def test_new_rows_are_checked_and_chosen(answers, tmp_path):
     parents = read_manifest(answers / "refine/round-1/trial/adapter")["parents"]
     assert parents["proposed"] == written.manifest["hash"]
     assert parents["begin"] == read_manifest(answers / OWN)["hash"]
+
+
+def test_new_rows_are_curated_where_the_study_curates(answers, tmp_path):
+    rows = [
+        {"question": "Who sells aster seed?", "answer": "write to ann@example.com"},
+        {"question": "Who sells ivy seed?", "answer": "<b>the</b> red shop"},
+        {"question": "Who sells moss seed?", "answer": "..."},
+    ]
+    file = world.write_lines(tmp_path / "new.jsonl", rows)
+    source = open_source(answers, "lora", quiet)
+    assert len(offered([file], source.data, source.study).rows) == 3
+    study = replace(source.study, data=replace(source.study.data, curate=True))
+    offer = offered([file], source.data, study)
+    assert [row.answer for row in offer.rows] == ["write to [EMAIL_1]", "the red shop"]
+    assert offer.changed == {"pii": 1, "html": 1}
+    assert [entry.reason for entry in offer.set_aside] == ["empty_answer"]
 
 
 def test_variants_are_made_by_rule(answers):

@@ -12,6 +12,7 @@ import numpy as np
 from domainwright.core.errors import DataError
 from domainwright.core.records import Rated, Row, SetAside
 from domainwright.core.seeds import share
+from domainwright.curate.clean import Cleaner
 from domainwright.curate.content import exact_key
 from domainwright.curate.duplicates import drop_duplicates
 from domainwright.curate.overlap import overlap, remove_leaks
@@ -19,6 +20,7 @@ from domainwright.curate.read import ReadResult, read_all
 from domainwright.curate.selection import SELECTIONS, Seen
 from domainwright.studies.data import TASK_OF, StudyData, as_conversations
 from domainwright.studies.refine.errors import Found
+from domainwright.studies.study import StudySettings
 
 POOL = 2
 """Of the nearest rows to a cluster, this many times those wanted are chosen among by k-center: near
@@ -37,6 +39,8 @@ class Offer:
     set_aside: list[SetAside] = field(default_factory=list)
     rated: list[Rated] = field(default_factory=list)
     """Replies that users did not want: listed as errors, never learned."""
+    changed: dict[str, int] = field(default_factory=dict)
+    """What curation did -> rows that it changed and kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +53,10 @@ class Chosen:
     """With the nearest error of the cluster."""
 
 
-def offered(paths: Sequence[Path], data: StudyData) -> Offer:
+def offered(paths: Sequence[Path], data: StudyData, study: StudySettings) -> Offer:
     """Rows of new files, without copies and leaks; without files, the training rows.
+
+    Where the study has `data.curate`, new rows go through the filters that its own went through.
 
     Raises:
         DataError: a file holds rows of another kind, or nothing is left.
@@ -70,6 +76,12 @@ def offered(paths: Sequence[Path], data: StudyData) -> Offer:
             f"decided on {kind} rows.",
             f"give {kind} rows; `dw data show FILE` tells how a file is read.",
         )
+    changed = dict[str, int]()
+    if study.data.curate:
+        # As the study's rows were: taught by them, not by the few new ones.
+        cleaned = Cleaner(study.domain, split.train).judged(rows)
+        rows, changed = cleaned.rows, cleaned.changes
+        aside += cleaned.set_aside
     rows, doubled = drop_duplicates(rows)
     rows, trained = _not_trained(rows, split.train)
     rows, leaks = remove_leaks(rows, overlap(rows, [*split.dev, *split.test]))
@@ -80,7 +92,7 @@ def offered(paths: Sequence[Path], data: StudyData) -> Offer:
             f"None of the {sum(x.records for x in reads)} records given can be learned ({counts}).",
             "give right answers to other questions, or leave --data out.",
         )
-    return Offer(rows=rows, reads=reads, set_aside=aside, rated=rated)
+    return Offer(rows=rows, reads=reads, set_aside=aside, rated=rated, changed=changed)
 
 
 def choose(

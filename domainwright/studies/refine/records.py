@@ -80,6 +80,8 @@ class Proposal:
     """How often each proposed row is read."""
     old: int
     """Old training rows read beside them."""
+    changed: dict[str, int] = field(default_factory=dict)
+    """What curation did -> rows that it changed; empty where the study does not curate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

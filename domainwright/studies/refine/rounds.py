@@ -170,7 +170,7 @@ class _Round:
     def _propose(self, items: Sequence[Item]) -> list[Row]:
         """The rows of the retraining; the errors and what is proposed for them are written down."""
         source, request = self.source, self.request
-        offer = offered([Path(name) for name in request.files], source.data)
+        offer = offered([Path(name) for name in request.files], source.data, source.study)
         rows_ND = self._vectors(offer.rows)
         looked = self.halves.looked_at
         looked_ND = self._vectors(looked)
@@ -202,6 +202,7 @@ class _Round:
             chosen=len(chosen),
             made=len(rows) - len(chosen),
             set_aside=dict(sorted(aside.items())),
+            changed=offer.changed,
             times=times,
             old=len(read) - times * len(rows),
         )
