@@ -1,7 +1,7 @@
 """Hashes of runs of words straight from bytes: no Python object per word.
 
-The hash of a word is the polynomial sum of its bytes modulo 2^64; the hash of a run mixes
-those of its words in order. Prefix sums give every word of a chunk at once.
+The hash of a word is the mixed polynomial sum of its bytes modulo 2^64, the hash of a run the
+same of its words. Prefix sums give every word of a chunk at once.
 
 Dimension key:
     B  bytes      W  words      S  runs of words      T  texts
@@ -88,7 +88,7 @@ def runs(word_W: Hashes, words_each: int) -> Hashes:
         return word_W[:0]
     hash_S = word_W[:count]
     for offset in range(1, words_each):
-        hash_S = mixed(hash_S * _BASE + word_W[offset : offset + count])
+        hash_S = hash_S * _BASE + word_W[offset : offset + count]
     return mixed(hash_S)
 
 
@@ -116,7 +116,7 @@ def shingled(texts: Sequence[str], words_each: int) -> tuple[Hashes, NDArray[np.
     end_S = np.repeat(start_T + count_T, run_T) if short else None
     for offset in range(1, words_each):
         at_S = first_S + offset
-        more_S = mixed(hash_S * _BASE + word_W[np.minimum(at_S, len(word_W) - 1)])
+        more_S = hash_S * _BASE + word_W[np.minimum(at_S, len(word_W) - 1)]
         hash_S = more_S if end_S is None else np.where(at_S < end_S, more_S, hash_S)
     return mixed(hash_S), bounds
 

@@ -2,6 +2,7 @@
 // and do the same in numpy. T texts, K bins, W words.
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -59,7 +60,7 @@ void dw_sketch(const uint8_t* bytes, const int64_t* bounds, int64_t T, int64_t w
     for (int64_t first = 0; first < runs; ++first) {
       uint64_t hash = words[first];
       for (int64_t k = 1; k < words_each && first + k < W; ++k)
-        hash = mixed(hash * BASE + words[first + k]);
+        hash = hash * BASE + words[first + k];
       hash = mixed(hash);
       uint64_t bin = ((hash >> 32) * uint64_t(K)) >> 32;
       row[bin] = std::min(row[bin], uint32_t(hash & 0x7FFFFFFFu));
@@ -94,30 +95,34 @@ void dw_agreement(const uint32_t* signatures, const int64_t* pairs, int64_t Q, i
   }
 }
 
-// For one band: keys (T), one number a row. Rows of equal keys become pairs: each with the `most`
-// before it, and with the first. Returns how many pairs (late, early) there are; they are written
-// to out while there is room for them.
-int64_t dw_band_pairs(const uint64_t* keys, const int64_t* rows, int64_t T, int64_t most,
-                      int64_t* out, int64_t room) {
-  int64_t size = 16;
-  while (size < 2 * T) size *= 2;
-  std::vector<int64_t> head(size, -1), before(T, -1), first(T), offset(T, 0);
+// For one band: n keys with their rows, equal keys near each other: the highest BITS of the key
+// rise. Rows of equal keys, in the order given, become pairs: each with the `most` before it, and
+// with the first. Returns how many pairs (late, early) there are; they are written to out while
+// there is room for them.
+int64_t dw_band_pairs(const uint64_t* keys, const int64_t* rows, int64_t n, int64_t bits,
+                      int64_t most, int64_t* out, int64_t room) {
+  std::vector<std::pair<uint64_t, int64_t>> bucket;
   int64_t count = 0;
-  auto pair = [&](int64_t late, int64_t early) {
-    if (count < room) out[2 * count] = rows[late], out[2 * count + 1] = rows[early];
-    ++count;
-  };
-  for (int64_t t = 0; t < T; ++t) {
-    int64_t slot = mixed(keys[t]) & (size - 1);
-    while (head[slot] >= 0 && keys[head[slot]] != keys[t]) slot = (slot + 1) & (size - 1);
-    int64_t last = head[slot];
-    head[slot] = t;
-    first[t] = t;
-    if (last < 0) continue;
-    before[t] = last, first[t] = first[last], offset[t] = offset[last] + 1;
-    for (int64_t back = 0, early = last; back < most && early >= 0; ++back, early = before[early])
-      pair(t, early);
-    if (offset[t] > most) pair(t, first[t]);
+  for (int64_t begin = 0, end; begin < n; begin = end) {
+    bucket.clear();
+    for (end = begin; end < n && keys[end] >> (64 - bits) == keys[begin] >> (64 - bits); ++end)
+      bucket.emplace_back(keys[end], rows[end]);
+    if (end - begin == 1) continue;
+    std::stable_sort(bucket.begin(), bucket.end(),
+                     [](const auto& a, const auto& b) { return a.first < b.first; });
+    int64_t first = 0;
+    for (int64_t late = 1; late < int64_t(bucket.size()); ++late) {
+      if (bucket[late].first != bucket[first].first) {
+        first = late;
+        continue;
+      }
+      int64_t last = std::max(first, late - most);
+      for (int64_t early = late - 1; early >= last; --early, ++count)
+        if (count < room) out[2 * count] = bucket[late].second, out[2 * count + 1] = bucket[early].second;
+      if (last == first) continue;
+      if (count < room) out[2 * count] = bucket[late].second, out[2 * count + 1] = bucket[first].second;
+      ++count;
+    }
   }
   return count;
 }
