@@ -1,6 +1,7 @@
 """Every filter: the contract all of them keep, a planted row for each, and rows it must spare."""
 
 from dataclasses import fields, replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -334,3 +335,34 @@ def test_what_words_look_like_is_learnt_from_the_data(kind):
     judge = FILTERS.get("gibberish")().ready(learnt)
     assert judge(text(NOISE[kind])).reason == "gibberish"
     assert judge(text(SENTENCE)) is None and judge(text(LONG)) is None
+
+
+WORDY = " ".join(map("".join, product("bcdfghkl", "aeiou", "bcdfgklmnp", "aeiou", ["tion"])))
+HABITS = Sample(
+    rows=tuple(
+        replace(row, id=str(n))
+        for n, row in enumerate(
+            [
+                chat("Title?", f"Effects of the drug on the heart, part {n} of ten")
+                for n in range(99)
+            ]
+            + [chat("Why?", "It lowers the pressure of blood. It also harms the liver.")] * 99
+            + [text(WORDY), text(WORDY.replace("tion", "ment"))] * 2
+        )
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "cut"),
+    [
+        ("Effects of the other drug on the heart and liver", False),
+        ("Effects of the other drug on the bac", True),
+        ("Effects of the other drug on the bacation", False),
+        ("It is given at night. It lowers the pressure of the blood", True),
+        ("It is given at night, after a meal.\n\nThe", True),
+        ("It is given at night, after a meal.\n\nDr. Ann Lee", False),
+    ],
+)
+def test_the_habit_of_a_final_mark_is_learnt_for_one_sentence_and_for_several(answer, cut):
+    assert (look("truncated_answer", chat("Why?", answer), HABITS) is not None) == cut

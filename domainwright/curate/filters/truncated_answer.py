@@ -1,17 +1,22 @@
 """Drop answers that end in the middle of a sentence.
 
 Whether an answer without a final mark is cut depends on the file: titles and lists have
-none. So the habit is learnt: where nearly all answers of the data end in a mark, one
-without is cut; elsewhere only a plain sign of a cut counts: a last word that needs
-another ("of", "which"), a comma, or a bracket that stays open.
+none. So the habit is learnt, for answers of one sentence and for those of several: where nearly
+all of them end in a mark, one without is cut; elsewhere only a plain sign of a cut counts: a
+last word that needs another ("of", "which") or is only the beginning of one, a comma, or a bracket
+that stays open.
 """
 
+import bisect
 import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from domainwright.core.records import Chat, Rated, Row
-from domainwright.curate._fields import learnt
+from domainwright.curate._fields import learnt, parts
+from domainwright.curate._letters import WORD
 from domainwright.curate.filters import FILTERS, Drop, Look, Sample
 
 _ENDED = re.compile(r"[.!?:;…。！？।\]\)”\"'’*`}>%$|–—]\s*$")
@@ -27,6 +32,10 @@ _NOTE = re.compile(r"[.!?]\s?\d{1,3}(?:,\s?\d{1,3})*\s*$|(?:https?://|www\.)\S+\
 # Words copied out of a document begin in lower case and hold no whole sentence.
 _PHRASE = re.compile(r"\s*[^\W\dA-Z_](?:(?![.!?]\s).)*")
 _CODE = re.compile(r"```|^\s*(?:def|import|return|SELECT|function|public|class)\b|[{};=]\s*$", re.M)
+_BETWEEN = re.compile(r"[.!?][\"”)]?\s+[\"“(]?[A-Z]")
+_LAST_WORD = re.compile(r"(?<![^\s(])[a-z]+$")
+_LEAST_JUDGED = 50
+_LEAST_KNOWN, _SEEN_CHARS = 3_000, 20_000
 _LEAST_WORDS = 6
 _TITLE_WORDS = 10
 
@@ -36,26 +45,55 @@ _TITLE_WORDS = 10
 class TruncatedAnswer:
     """Answers cut off inside a sentence: dropped."""
 
-    rare: float = 0.1
-    """Below this share of answers without a final mark, its lack is a cut. In [0, 1]."""
+    rare: float = 0.15
+    """Up to this share of answers of one sentence without a final mark, its lack is a cut."""
+    rare_of_several: float = 0.25
+    """The same of answers of several sentences, of which clean data leave 1 or 2 % open."""
 
     default: ClassVar[bool] = True
     order: ClassVar[int] = 60
     finds: ClassVar[tuple[str, ...]] = ("truncated_answer",)
 
     def ready(self, sample: Sample) -> Look:
-        judged = [_open(row) for row in sample.rows if _prose(row)]
-        careful = len(judged) >= 50 and sum(judged) <= self.rare * len(judged)
+        seen = dict[bool, list[bool]]({False: [], True: []})
+        for row in sample.rows:
+            if _prose(row):
+                seen[_several(row)].append(_open(row))
+        careful = {
+            several: len(judged) >= _LEAST_JUDGED
+            and sum(judged) <= (self.rare_of_several if several else self.rare) * len(judged)
+            for several, judged in seen.items()
+        }
+
+        words = _Words(text for row in sample.rows for _, text in parts(row))
 
         def look(row: Row) -> Drop | None:
             if not _prose(row) or not _open(row):
                 return None
-            last = learnt(row)[0].split()[-1]
-            if careful or dangling(learnt(row)[0]):
-                return Drop("truncated_answer", f"it ends with {last[-30:]!r}")
+            text = learnt(row)[0]
+            if careful[_several(row)] or dangling(text) or words.cut(text):
+                return Drop("truncated_answer", f"it ends with {text.split()[-1][-30:]!r}")
             return None
 
         return look
+
+
+class _Words:
+    """The words of the data, to know the beginning of one from a whole one."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        seen = Counter(word for text in texts for word in WORD.findall(text[:_SEEN_CHARS].lower()))
+        # What stands there once may be what a cut has left.
+        self._known = {word for word, count in seen.items() if count > 1}
+        self._sorted = sorted(self._known) if len(self._known) >= _LEAST_KNOWN else []
+
+    def cut(self, text: str) -> bool:
+        """Whether the last word is none of the data's, and some of those begin with it."""
+        last = _LAST_WORD.search(text)
+        if last is None or last[0] in self._known:
+            return False
+        next_word = bisect.bisect(self._sorted, last[0])
+        return next_word < len(self._sorted) and self._sorted[next_word].startswith(last[0])
 
 
 def dangling(text: str) -> bool:
@@ -82,13 +120,19 @@ def _prose(row: Row) -> bool:
     if _NOTE.search(text) or _PHRASE.fullmatch(text) or text.count(";") > 1:
         return False
     # The last of several lines: a list without bullets, or the name of who wrote it.
-    return len(lines) == 1 or (bool(_ENDED.search(lines[-2])) and not _title(lines[-1]))
+    titled = _title(lines[-1]) and not dangling(lines[-1])
+    return len(lines) == 1 or (bool(_ENDED.search(lines[-2])) and not titled)
 
 
 def _title(line: str) -> bool:
     """A short line in capitals: a heading or a name, which has no full stop."""
     long = [word for word in line.split() if len(word) > 3]
     return len(line.split()) <= _TITLE_WORDS and all(word[0].isupper() for word in long)
+
+
+def _several(row: Row) -> bool:
+    """Whether the answer has more than one sentence."""
+    return _BETWEEN.search(learnt(row)[0]) is not None
 
 
 def _open(row: Row) -> bool:
