@@ -3,6 +3,7 @@
     python -m tests.curate_bench            both tables (minutes)
     python -m tests.curate_bench --dirty    planted defects only
     python -m tests.curate_bench --clean    false positives only
+    python -m tests.curate_bench --again 1  defects planted by other recipes (`planted_again`)
 
 A defective row counts as found when it was dropped for its defect, or changed for it. A
 row that is not listed as defective, or is listed with another defect, and is dropped or
@@ -18,6 +19,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from domainwright.curate.pipeline import Wish, curate
+from tests.planted_again import KINDS, plant
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 DOMAINS = ("medical", "legal", "finance", "science")
@@ -49,9 +51,9 @@ def scores(truth: dict[int, dict], found: dict[int, set[str]]) -> dict[str, tupl
     return {name: (right[name], wrong[name], missed[name]) for name in names}
 
 
-def dirty(kind: str, data: Path, folder: Path) -> dict[str, tuple[int, int, int]]:
-    """Curate one dirty file and score it."""
-    file = data / "dirty" / f"{kind}_dirty.jsonl"
+def dirty(kind: str, planted: Path, data: Path, folder: Path) -> dict[str, tuple[int, int, int]]:
+    """Curate one dirty file of the folder `planted` and score it."""
+    file = planted / f"{kind}_dirty.jsonl"
     lines = file.with_suffix(".truth.jsonl").read_text("utf-8").splitlines()
     truth = {entry["line"]: entry for entry in map(json.loads, lines)}
     exams = sorted({entry["eval_file"] for entry in truth.values() if "eval_file" in entry})
@@ -60,12 +62,12 @@ def dirty(kind: str, data: Path, folder: Path) -> dict[str, tuple[int, int, int]
     return scores(truth, found_in(folder))
 
 
-def print_dirty(data: Path) -> bool:
+def print_dirty(planted: Path, data: Path) -> bool:
     reached = True
-    for kind in ("instructions", "choices", "text", "preferences"):
+    for kind in KINDS:
         with tempfile.TemporaryDirectory() as folder:
             started = time.monotonic()
-            table = dirty(kind, data, Path(folder) / "out")
+            table = dirty(kind, planted, data, Path(folder) / "out")
             print(f"{kind}_dirty.jsonl ({time.monotonic() - started:.1f} s)")
         print(f"  {'defect':<22} {'planted':>8} {'precision':>10} {'recall':>8} {'F1':>7}")
         for name, (right, wrong, missed) in table.items():
@@ -113,12 +115,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dirty", action="store_true", help="planted defects only")
     parser.add_argument("--clean", action="store_true", help="false positives only")
+    parser.add_argument("--again", type=int, metavar="SEED", help="other defects, by this seed")
     parser.add_argument("--data", type=Path, default=DATA, help="folder with dirty/ and domains")
     wanted = parser.parse_args()
     if not (wanted.data / "dirty").is_dir():
         print(f"skipped: there is no {wanted.data / 'dirty'}; give the folder with --data.")
         return
-    reached = wanted.clean or print_dirty(wanted.data)
+    if wanted.again is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            plant(wanted.data, wanted.again, Path(folder))
+            print_dirty(Path(folder), wanted.data)
+        return
+    reached = wanted.clean or print_dirty(wanted.data / "dirty", wanted.data)
     if not wanted.dirty:
         print_clean(wanted.data)
     sys.exit(0 if reached else 5)

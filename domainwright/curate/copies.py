@@ -14,6 +14,7 @@ nearly the same when
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from domainwright.maths.minhash import words
 
 NEAR = 0.55
 _RUN_WORDS = 3
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _SHORT_WORDS = 12
 _SHORT_SHARE = 0.5
 _LABEL_WORDS = 3
@@ -197,7 +199,8 @@ def similarity(mine: str, other: str) -> float | None:
     >>> similarity("What is gout?", "Question: what is gout?")
     0.75
     """
-    left, right = words(mine), words(other)
+    # 130,000 is 130000, however the copy writes it.
+    left, right = words(_THOUSANDS.sub("", mine)), words(_THOUSANDS.sub("", other))
     if left == right:
         return 1.0
     if min(len(left), len(right)) < _SHORT_WORDS:

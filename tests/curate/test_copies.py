@@ -45,6 +45,13 @@ def test_near_copies():
     assert found(*reversed(rows)) == {1: (0, "near_duplicate")}
 
 
+def test_a_number_is_one_with_and_without_its_thousands():
+    row = chat("How many live there?", f"{LONG} It was let for 130,000 a year, in 2,000 parts.")
+    other = chat("How many live there?", row.answer.replace(",000", "000"))
+    assert found(row, other) == {1: (0, "near_duplicate")}
+    assert found(row, chat("How many live there?", row.answer.replace("130,", "131,"))) == {}
+
+
 def test_spacing_alone_is_a_near_copy():
     assert found(chat("A b?", "c d"), chat("A b? ", "c d")) == {1: (0, "near_duplicate")}
 
