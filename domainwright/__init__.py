@@ -18,6 +18,7 @@ _HOMES = {
     "plan": "domainwright.studies.api",
     # Not `train`: the package of that name would take its place on first import.
     "train_method": "domainwright.studies.api",
+    "evaluate_tasks": "domainwright.studies.lm_eval_tasks",
     "load_run": "domainwright.studies.api",
     "curate_files": "domainwright.curate.verb",
     # Not `combine`: as with `train`.
@@ -34,6 +35,7 @@ __all__ = [
     "curate_files",
     "decide",
     "drift",
+    "evaluate_tasks",
     "find_rate",
     "load_base",
     "load_run",

@@ -14,7 +14,10 @@ import domainwright
 
 HOUSE = Path(domainwright.__file__).parent
 FILES = sorted(HOUSE.rglob("*.py"))
-HEAVY = ("torch", "numpy", "transformers", "tokenizers", "safetensors", "polars", "pyarrow")
+HEAVY = (
+    *("torch", "numpy", "transformers", "tokenizers", "safetensors", "polars", "pyarrow"),
+    *("lm_eval", "datasets"),
+)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(HOUSE)))

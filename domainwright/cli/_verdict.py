@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from domainwright.cli._screen import visible
+from domainwright.studies._format import unit
 from domainwright.studies.records import Verdict
 from domainwright.studies.table import render_table, verdict_rows
 
@@ -52,6 +53,10 @@ def show(verdict: Verdict, folder: Path) -> None:
             f"learning rate {raced.learning_rate:g} won.",
             style="dim",
         )
+    for found in verdict.inflation:
+        if found.memory.low > 0:
+            more = unit(verdict.score).changes(found.memory)
+            say(f"{found.strategy} gained {more} more on test rows that training rows give away.")
     console.print()
     say(verdict.recommendation.sentence, style="bold")
     for reason in verdict.recommendation.reasons:

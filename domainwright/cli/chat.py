@@ -35,19 +35,20 @@ def chat(
         console.print(greeting, markup=False, highlight=False, soft_wrap=True)
     questions = _questions(asking) if question is None else [_readable(question)]
     for text in questions:
-        plain, _ = loaded.ask(text, new_tokens=new_tokens, bare=True)
+        plain = loaded.reply(text, new_tokens=new_tokens, bare=True)
         # The plain prompt is the base: the same answer twice would say nothing.
         same = loaded.strategy == "zero_shot"
-        tuned, passages = (plain, ()) if same else loaded.ask(text, new_tokens=new_tokens)
+        tuned = plain if same else loaded.reply(text, new_tokens=new_tokens)
         if as_json:
             print(
                 json.dumps(
                     {
                         "question": text,
-                        "base": plain,
+                        "base": plain.text,
                         "strategy": loaded.strategy,
-                        "answer": tuned,
-                        "passages": list(passages),
+                        "answer": tuned.text,
+                        "answered_by": tuned.given_by,
+                        "passages": list(tuned.passages),
                     },
                     ensure_ascii=False,
                 )
@@ -59,12 +60,17 @@ def chat(
             # Text, not str: brackets in an answer are no markup. Folded: words without spaces
             # (addresses, Chinese) would be cut.
             Panel(
-                Text(visible(answer) or "(empty)", overflow="fold"), title=Text(name), width=width
+                Text(visible(reply.text) or "(empty)", overflow="fold"),
+                title=Text(title),
+                width=width,
             )
-            for name, answer in (("base", plain), (loaded.strategy, tuned))[: 1 if same else 2]
+            for title, reply in (("base", plain), (loaded.strategy, tuned))[: 1 if same else 2]
         ]
         console.print(Columns(panels))
-        for passage in passages:
+        if loaded.gate:
+            by = "the adapter" if tuned.given_by == "adapter" else "the base: outside the domain"
+            console.print(Text(f"  answered by {by}", style="dim"))
+        for passage in tuned.passages:
             short = passage if len(passage) <= 110 else f"{passage[:109]}…"
             console.print(Text(visible(f"  quoted: {short}"), style="dim"))
 

@@ -1,22 +1,60 @@
-"""`dw evaluate`: score a model or a run on a file."""
+"""`dw evaluate`: score a model or a run on a file, or on tasks of lm-eval."""
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from domainwright.evaluate._lm_eval_results import Metric, TaskResult
 
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="A base (alias, hub id, folder) or a run folder.")],
-    data: Annotated[Path, typer.Option(help="Conversations, multiple choice or plain text.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Conversations, multiple choice or plain text.")
+    ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="Instead: a task of lm-eval. Can be repeated.")
+    ] = None,
+    include: Annotated[
+        Path | None, typer.Option(help="Folder with YAML tasks of your own; its code is run.")
+    ] = None,
+    shots: Annotated[
+        int | None, typer.Option(min=0, help="Examples a task shows. Default: as it says.")
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Ask tasks with the base's chat template.")
+    ] = False,
     items: Annotated[
-        int, typer.Option("-n", "--items", min=1, help="Rows scored, from the top.")
-    ] = 100,
+        int | None,
+        typer.Option(
+            "-n", "--items", "--limit", min=1, help="From the top; else 100 rows, whole tasks."
+        ),
+    ] = None,
     new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 128,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Score a model or a run on a file, with intervals."""
+    """Score a model or a run on a file or on tasks of lm-eval."""
+    from domainwright.core.errors import ConfigError
+
+    if (data is None) == (not task):
+        raise ConfigError(
+            "Either --data or --task says what to score on.", "give one: a file, or a task's name."
+        )
+    if task:
+        _on_tasks(model, task, include, shots, items, chat, as_json)
+        return
+    if include or shots is not None or chat:
+        raise ConfigError(
+            "--include, --shots and --chat are for tasks, and --data was given.", "drop them."
+        )
+    assert data is not None
+    _on_file(model, data, items or 100, new_tokens, as_json)
+
+
+def _on_file(model: str, data: Path, items: int, new_tokens: int, as_json: bool) -> None:
     from domainwright.cli._screen import progress
     from domainwright.studies.score import score_file
 
@@ -37,3 +75,45 @@ def evaluate(
         elif name != found["score"]:
             print(f"  {measure(name)} {unit(name).level(value)}")
     print(f"  parsed {found['parsed']:.1%}")
+
+
+def _on_tasks(
+    model: str,
+    tasks: list[str],
+    include: Path | None,
+    shots: int | None,
+    limit: int | None,
+    chat: bool,
+    as_json: bool,
+) -> None:
+    from dataclasses import asdict
+
+    from domainwright.cli._screen import progress, visible
+    from domainwright.studies.lm_eval_tasks import evaluate_tasks
+
+    with progress() as (listen, _):
+        found = evaluate_tasks(
+            model, tasks, include=include, shots=shots, limit=limit, chat=chat, listen=listen
+        )
+    if as_json:
+        print(json.dumps(asdict(found), ensure_ascii=False))
+        return
+    for result in found.results:
+        print(visible(_heading(result)))
+        width = max(len(m.name) for m in result.metrics)
+        for metric in result.metrics:
+            print(visible(f"  {metric.name:<{width}}  {_figure(metric)}"))
+    for note in found.notes:
+        print(visible(f"note: {note}"))
+
+
+def _heading(result: "TaskResult") -> str:
+    shown = "" if result.shots is None else f", {result.shots}-shot"
+    return f"{result.name}{shown}" + (f", {len(result.items)} items" if result.items else "")
+
+
+def _figure(metric: "Metric") -> str:
+    error = "" if metric.error is None else f" ± {metric.error:.4f}"
+    return f"{metric.value:.4f}{error}" + (
+        "  lower is better" if metric.higher_is_better is False else ""
+    )

@@ -22,6 +22,13 @@ def export(
     import json
 
     from domainwright.studies.export import export as run_export
+    from domainwright.studies.export import without_gate
 
     written = run_export(run, output, to, merge)
-    print(json.dumps({"folder": str(written), "form": to}) if as_json else f"{to}  {written}")
+    lost = without_gate(run)
+    if as_json:
+        print(json.dumps({"folder": str(written), "form": to, **({"lost": lost} if lost else {})}))
+        return
+    print(f"{to}  {written}")
+    if lost:
+        typer.echo(lost, err=True)

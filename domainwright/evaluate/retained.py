@@ -13,6 +13,7 @@ import numpy as np
 
 from domainwright.core.progress import Listener, quiet
 from domainwright.core.records import Choice, Text
+from domainwright.evaluate.kept import TaskKept
 from domainwright.evaluate.records import Item
 from domainwright.evaluate.tasks import TASKS
 from domainwright.maths.bootstrap import Interval, interval
@@ -29,11 +30,27 @@ class Suite:
 
 
 @dataclass(frozen=True, slots=True)
+class AskedTask:
+    """One model on a task of lm-eval."""
+
+    name: str
+    metric: str
+    """By which its items are compared."""
+    higher_is_better: bool
+    items: tuple[Item, ...]
+
+    @property
+    def values(self) -> list[float]:
+        return [x.metrics[self.metric] for x in self.items]
+
+
+@dataclass(frozen=True, slots=True)
 class Retained:
     """One model on the suite."""
 
     texts: tuple[Item, ...]
     choices: tuple[Item, ...]
+    tasks: tuple[AskedTask, ...] = ()
 
     @property
     def bits_per_byte(self) -> float:
@@ -51,6 +68,7 @@ class Change:
     nats_per_token: Interval
     bits_per_byte: Interval
     accuracy: Interval
+    tasks: tuple[TaskKept, ...] = ()
 
 
 def shipped_suite() -> Suite:
@@ -105,6 +123,17 @@ def change(before: Retained, after: Retained) -> Change:
         difference([-x.mark.correct for x in before.texts], [-x.mark.correct for x in after.texts]),
         difference(
             [x.mark.correct for x in before.choices], [x.mark.correct for x in after.choices]
+        ),
+        tuple(
+            TaskKept(
+                name=now.name,
+                metric=now.metric,
+                higher_is_better=now.higher_is_better,
+                items=len(now.items),
+                mean=float(np.mean(now.values)),
+                change=difference(old.values, now.values),
+            )
+            for old, now in zip(before.tasks, after.tasks, strict=True)
         ),
     )
 

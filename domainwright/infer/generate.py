@@ -9,7 +9,7 @@ Dimension key: B rows, K key/value heads, N prompts, T tokens, h head size.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +57,7 @@ def answer(
     new_tokens: int,
     references: Sequence[list[int]] | None = None,
     stop_texts: Sequence[str] = (),
+    stops: Collection[int] | None = None,
     sampling: Sampling | None = None,
     listen: Listener = quiet,
     stage: str = "answer",
@@ -67,6 +68,7 @@ def answer(
         new_tokens: longest answer in tokens.
         references: continuations to score too; the prompts are read once for both.
         stop_texts: an answer also ends before the first of these.
+        stops: tokens that end an answer; None: those of the base's template.
         sampling: draw the tokens; None: take the likeliest.
 
     Raises:
@@ -84,6 +86,7 @@ def answer(
     if not prompts:
         return []
     run = _Run(base, prompts, references, new_tokens, stop_texts, sampling, listen, stage)
+    run.stops = base.template.stops if stops is None else set(stops)
     begun = time.perf_counter()
     if base.feeding == "packed" and base.plain_head:
         for group in _groups(prompts, new_tokens):
@@ -153,7 +156,7 @@ class _Run:
         self.base, self.prompts, self.references = base, prompts, references
         self.sampling = sampling
         self.new_tokens, self.stop_texts = new_tokens, stop_texts
-        self.stops = base.template.stops
+        self.stops: set[int] = set()
         self.listen, self.stage, self.done = listen, stage, 0
         self.written: list[list[int]] = [[] for _ in prompts]
         self.ended = [False] * len(prompts)

@@ -39,6 +39,31 @@ def interval(
     values_I = np.asarray(values_I, dtype=float)
     if not values_I.size:
         return Interval(float("nan"), float("nan"), float("nan"))
+    low, high = np.quantile(_means(values_I, groups, draws, seed), [0.025, 0.975])
+    return Interval(float(values_I.mean()), float(low), float(high))
+
+
+def apart(
+    values_I: np.ndarray,
+    other_J: np.ndarray,
+    groups: Sequence[str] | None = None,
+    other_groups: Sequence[str] | None = None,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap of mean(values) - mean(other), two sets of items drawn independently.
+
+    Source: Efron & Tibshirani 1993, chapter 8 (the two-sample problem).
+    """
+    mine, other = np.asarray(values_I, dtype=float), np.asarray(other_J, dtype=float)
+    drawn = _means(mine, groups, draws, seed) - _means(other, other_groups, draws, seed + 1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Interval(float(mine.mean() - other.mean()), float(low), float(high))
+
+
+def _means(values_I: np.ndarray, groups: Sequence[str] | None, draws: int, seed: int) -> np.ndarray:
+    """The mean of every draw of whole groups, shape (draws,)."""
     values_SI = np.atleast_2d(values_I)
     sums_SG = np.stack([by_group(values, groups)[0] for values in values_SI])
     counts_G = by_group(values_SI[0], groups)[1]
@@ -57,8 +82,7 @@ def interval(
             mean_DG = sums_SG[pick_DS].mean(axis=1)
             sums_D = np.take_along_axis(mean_DG, pick_DG, axis=1).sum(axis=1)
         means[start : start + few] = sums_D / counts_D
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(values_I.mean()), float(low), float(high))
+    return means
 
 
 def by_group(values_I: np.ndarray, groups: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ import numpy as np
 from domainwright.core.errors import ConfigError
 from domainwright.core.records import Chat, Row
 from domainwright.methods import METHODS
+from domainwright.studies._names import is_gated, ungated
 from domainwright.studies.judge import REFERENCE
 from domainwright.studies.records import StrategyResult
 
@@ -32,8 +33,9 @@ def strategies(
             names.append(STAND_IN)
     else:
         names = list(wanted)
-    # Everything is compared with the plain prompt, so it always runs, and runs first.
-    names = [REFERENCE, *(n for n in names if n != REFERENCE)]
+    # Everything is compared with the plain prompt, so it always runs, and runs first. What is
+    # gated takes its answers from the others, and runs last.
+    names = [REFERENCE, *(n for n in sorted(names, key=is_gated) if n != REFERENCE)]
     skipped = [
         StrategyResult(
             name=n,
@@ -66,8 +68,8 @@ def score_name(wanted: str, task: str, offered: Sequence[str], rows: Sequence[Ro
 
 
 def parts(name: str) -> tuple[str | None, str]:
-    """(method or None, prompting strategy) of a strategy's name."""
-    named = name.split("+")
+    """(method or None, prompting strategy) of a strategy's name, gated or not."""
+    named = ungated(name).split("+")
     method = next((p for p in named if p in METHODS), None)
     return method, next((p for p in named if p != method), REFERENCE)
 

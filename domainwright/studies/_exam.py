@@ -1,6 +1,7 @@
 """Asking the test items and measuring what was retained, each at most once a study."""
 
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from domainwright.evaluate.retained import Retained, Suite, shipped_suite
 from domainwright.models.base import Base
 from domainwright.prompting import PROMPTINGS
 from domainwright.studies._asked import Prompters
+from domainwright.studies._retention_tasks import RetentionTasks
 from domainwright.studies._scorecards import Asking, read_items, retained
 from domainwright.studies.data import StudyData
 from domainwright.studies.records import Example, Reply
@@ -38,6 +40,7 @@ class Exam:
     new_tokens: int
     prompters: Prompters
     suite: Suite
+    general: RetentionTasks
     folder: Path
     resume: bool
     listen: Listener
@@ -45,20 +48,27 @@ class Exam:
     """Strategy -> its marked answers, in the order of the rows."""
 
     def ask(
-        self, name: str, prompting: str, adapter_hash: str, part: str = "scorecard"
+        self,
+        name: str,
+        prompting: str,
+        adapter_hash: str,
+        part: str = "scorecard",
+        rows: list[Row] | None = None,
     ) -> list[Item]:
-        """Every test item, answered and marked, or read back.
+        """Test items, answered and marked, or read back.
 
         Args:
             part: folder within the strategy's; further training seeds have their own.
+            rows: some of the test items. None: all.
         """
+        rows = self.rows if rows is None else rows
         parents = {
             "dataset": self.data.hash,
             "base": self.base.sha256,
             "asked": sha256_json(
                 {
                     "strategy": name,
-                    "rows": [r.id for r in self.rows],
+                    "rows": [r.id for r in rows],
                     "score": self.score,
                     "prompting": as_mapping(self.study.prompting),
                     "new_tokens": self.new_tokens,
@@ -83,7 +93,7 @@ class Exam:
             listen=self.listen,
         )
         prompt = self.prompters.get(prompting).prompt
-        return asking.answered(self.rows, prompt, folder, parents, name)
+        return asking.answered(rows, prompt, folder, parents, name)
 
     def examples(self) -> list[Example]:
         """The first test items, as every strategy answered them."""
@@ -110,10 +120,15 @@ class Exam:
         return shown
 
     def retained(self, name: str, context: Any, adapter_hash: str = "") -> Retained:
-        """What `context` makes of the base, on the retention suite."""
+        """What `context` makes of the base, on the retention suite and tasks."""
         # Also without --resume: lora and lora+rag share one adapter, measured once.
-        folders = [self.folder / "trials" / name / "retention"]
-        return retained(self.base, self.suite, adapter_hash, context, folders, self.listen, name)
+        base, folder, listen = self.base, self.folder / "trials" / name, self.listen
+        folders = [folder / "retention"]
+        with context:
+            kept = retained(base, self.suite, adapter_hash, nullcontext(), folders, listen, name)
+            stage = f"retention {name}: tasks"
+            tasks = self.general.asked(base, adapter_hash, folder, listen, stage)
+        return replace(kept, tasks=tasks)
 
 
 def suite_of(study: StudySettings) -> Suite:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 
 from domainwright.studies import _format as f
+from domainwright.studies._names import GATED, is_gated
 from domainwright.studies.records import Recommendation, StrategyResult
 
 MOST = 20
@@ -36,6 +37,12 @@ def would_change(
                 f"for forgetting, {r.name} ({unit.label} {unit.level(r.score.mean)}) would not be "
                 "refused."
             )
+            gated = f"{r.name}+{GATED}"
+            if r.training and not is_gated(r.name) and all(x.name != gated for x in results):
+                said.append(
+                    f"{gated} was not tried: it answers with the adapter only what belongs to the "
+                    "domain, and with the untouched base everything else."
+                )
     for r in done:
         needed = _items_needed(r, tested)
         if needed is not None and r.difference:

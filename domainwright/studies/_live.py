@@ -61,6 +61,13 @@ class Live:
         ]
         self.standings = [Standing(name) for name in shown]
 
+    def add(self, name: str) -> None:
+        """One more strategy, found worth trying on the way: no plan knows it."""
+        self.standings.append(Standing(name))
+        self.planned.append(
+            StrategyPlan(name=name, ask_minutes=0.0, train_minutes=0.0, check_minutes=0.0)
+        )
+
     def start(self, number: int, name: str = "") -> None:
         """The strategy with this number runs, under this name once it is known."""
         if number != self.number:

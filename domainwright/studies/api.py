@@ -11,21 +11,22 @@ from typing import TYPE_CHECKING
 from domainwright.core.config import from_mapping
 from domainwright.core.errors import ConfigError, DataError, UnknownName
 from domainwright.core.progress import Listener, Step, quiet
-from domainwright.core.records import Chat, Choice, Document, Message
+from domainwright.core.records import Chat, Choice, Document
 from domainwright.evaluate.retained import shipped_suite
-from domainwright.infer.generate import answer
 from domainwright.methods import METHODS
-from domainwright.methods._adapter import Adapter
-from domainwright.models.base import Base
 from domainwright.models.encoder import default_encoder
 from domainwright.models.tuned_encoder import load_tuned
-from domainwright.prompting._sources import PromptSettings, Sources
+from domainwright.prompting._sources import Sources
 from domainwright.studies._asked import as_asked, prompters_of
 from domainwright.studies._base import base_of
 from domainwright.studies._choice import strategies
 from domainwright.studies._folder import OF_RUN, STUDY_FILE, claim, ours
+from domainwright.studies._gate import GATE, load_gate
+from domainwright.studies._names import is_gated, ungated
 from domainwright.studies._opened import open_adapter
+from domainwright.studies._retention_tasks import retention_tasks
 from domainwright.studies._retriever import RETRIEVER
+from domainwright.studies._run import Run
 from domainwright.studies._shape import unwritten
 from domainwright.studies.data import prepare
 from domainwright.studies.decide import decide as run_study
@@ -108,64 +109,6 @@ def _flat(r: StrategyResult, verdict: Verdict) -> dict[str, object]:
     }
 
 
-@dataclass
-class Run:
-    """A strategy that answers: a base, maybe an adapter, maybe a prompting strategy."""
-
-    base: Base
-    adapter: Adapter | None
-    prompter: object | None
-    settings: PromptSettings
-    strategy: str
-
-    def chat(
-        self,
-        question: str,
-        *,
-        history: Sequence[Message] = (),
-        new_tokens: int = 200,
-        bare: bool = False,
-    ) -> str:
-        """The answer to `question`; with `bare`, of the untouched base."""
-        return self.ask(question, history=history, new_tokens=new_tokens, bare=bare)[0]
-
-    def ask(
-        self,
-        question: str,
-        *,
-        history: Sequence[Message] = (),
-        new_tokens: int = 200,
-        bare: bool = False,
-    ) -> tuple[str, tuple[str, ...]]:
-        """(answer, passages quoted)."""
-        from contextlib import nullcontext
-
-        from domainwright.prompting._sources import ask
-
-        row = Chat(
-            id="chat",
-            group="chat",
-            file="",
-            line=0,
-            messages=(*history, Message("user", question), Message("assistant", "")),
-        )
-        if bare or self.prompter is None:
-            prompt = ask(row, self.settings)
-        else:
-            prompt = self.prompter.prompt(row)  # type: ignore[attr-defined]
-        context = self.adapter.attached() if self.adapter and not bare else nullcontext()
-        with context:
-            ids = self.base.template.prompt(prompt.messages)
-            room = self.base.context - new_tokens
-            if len(ids) > room:
-                raise DataError(
-                    f"The conversation has {len(ids)} tokens; {room} fit.",
-                    "start a new conversation.",
-                )
-            reply = answer(self.base, [ids], new_tokens=new_tokens)[0]
-        return reply.text, prompt.passages
-
-
 def decide(
     study: str | Path | StudySettings,
     folder: str | Path | None = None,
@@ -218,7 +161,9 @@ def plan(
         prompters = prompters_of(settings, base, data, Path(folder), listen, encoder=untuned)
         data = as_asked(settings, data, base, prompters, names)
     listen(Step("probe", 0, 1))
-    found = make_plan(settings, base, data, names, shipped_suite().texts)
+    general = retention_tasks(settings, base, listen)
+    texts = shipped_suite().texts
+    found = make_plan(settings, base, data, names, texts, retention_tokens=general.tokens)
     listen(Step("probe", 1, 1))
     return found
 
@@ -349,7 +294,7 @@ def _load(study: StudySettings, folder: Path, strategy: str) -> Run:
     if (chosen := _instruction(folder, strategy)) is not None:
         study = replace(study, prompting=replace(study.prompting, instruction=chosen or None))
         strategy = strategy.replace("instructed", REFERENCE)
-    for part in strategy.split("+"):
+    for part in ungated(strategy).split("+"):
         if part in METHODS:
             adapter = open_adapter(base, in_force(folder, f"trials/{part}/adapter"))
             continue
@@ -370,7 +315,8 @@ def _load(study: StudySettings, folder: Path, strategy: str) -> Run:
                 tuned=lambda: load_tuned(folder / RETRIEVER),
             )
         )
-    return Run(base, adapter, prompter, study.prompting, asked)
+    gate = load_gate(folder / GATE) if is_gated(asked) else None
+    return Run(base, adapter, prompter, study.prompting, asked, gate)
 
 
 def _instruction(folder: Path, strategy: str) -> str | None:

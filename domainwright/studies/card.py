@@ -96,6 +96,12 @@ def _what(verdict: Verdict, result: StrategyResult) -> str:
             f"The figures below are of the whole strategy `{_code(result.name)}`; these weights "
             "alone are one part of it."
         )
+    if result.gate:
+        words.append(
+            "The strategy asks them only where its gate, in the run's folder `gate`, finds that a "
+            "question belongs to the domain, and the untouched base otherwise; loaded alone they "
+            "answer everything."
+        )
     if result.name == verdict.recommendation.strategy:
         words.append("The study recommends this strategy.")
     return " ".join(words)
@@ -118,6 +124,17 @@ def _measured(verdict: Verdict, result: StrategyResult) -> str:
             ("the same, bits per byte", f.nats(kept.bits_change)),
             ("change on general choices", f.SHARE.changes(kept.accuracy_change)),
         ]
+        rows += [
+            (
+                f"change of {_plain(x.metric)} on {_plain(x.name)}, "
+                f"{'higher' if x.higher_is_better else 'lower'} is better",
+                f.nats(x.change),
+            )
+            for x in kept.tasks
+        ]
+        if result.gate:
+            alone = f.nats(result.gate.ungated_change)
+            rows.append(("forgetting of these weights without their gate, nats per token", alone))
     else:
         rows.append(("forgetting", "not measured"))
     rows.append(("seconds per answer", f.seconds(result.seconds_per_answer)))

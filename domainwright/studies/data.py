@@ -23,7 +23,7 @@ from domainwright.core.records import (
 from domainwright.core.seeds import share
 from domainwright.curate.dataset import write_dataset
 from domainwright.curate.duplicates import drop_duplicates
-from domainwright.curate.overlap import overlap, remove_leaks
+from domainwright.curate.overlap import OverlapReport, overlap, remove_leaks
 from domainwright.curate.read import ReadResult, read_all
 from domainwright.curate.split import Split, split, split_given
 from domainwright.models.base import Base
@@ -49,6 +49,8 @@ class StudyData:
     set_aside: list[SetAside]
     leaks: dict[str, int]
     documents_overlap: int
+    given_away: frozenset[str] = frozenset()
+    """Test rows that kept training rows give away."""
     asked: Split | None = None
     """The split with training and development rows as a tuned model is asked; see `_asked`."""
     order: tuple[int, ...] | None = None
@@ -132,7 +134,7 @@ def prepare(
     documents = _documents(document_reads)
     sources += [_source(result, "documents") for result in document_reads]
     report = overlap([*divided.train, *divided.dev], divided.test, documents)
-    cleaned, dropped = _without_leaks(divided, report)
+    cleaned, dropped = _without_leaks(divided, report, keep=study.data.leaks == "keep")
     load = base or cache(lambda: base_of(study))
     shaped = shape(study, cleaned, documents, base=load, folder=folder, listen=listen)
     cleaned = replace(cleaned, train=tuple(shaped.rows))
@@ -153,6 +155,7 @@ def prepare(
         set_aside=everything,
         leaks=dict(Counter(leak.kind for leak in report.leaks)),
         documents_overlap=len({leak.test for leak in report.in_documents}),
+        given_away=_given_away(report, cleaned.train),
         order=order,
         tasks=tasks,
         notes=(*curation.notes, *notes),
@@ -180,15 +183,25 @@ def _divided(settings: DataSettings, seed: int, parts: dict[str, list[Row]]) -> 
     return split_given(own.train, parts["test"] or own.test, development or own.dev)
 
 
-def _without_leaks(divided: Split, report: Any) -> tuple[Split, list[SetAside]]:
-    train, a = remove_leaks(divided.train, report)
+def _without_leaks(
+    divided: Split, report: OverlapReport, *, keep: bool
+) -> tuple[Split, list[SetAside]]:
+    """Without rows that give test rows away; with `keep` only development has none."""
     dev, b = remove_leaks(divided.dev, report)
+    if keep:
+        return replace(divided, dev=tuple(dev)), b
+    train, a = remove_leaks(divided.train, report)
     if not train:
         raise DataError(
             f"Every training row stands in the test rows too ({len(a)} leaks).",
             "give other test rows, or leave `data.test` out and let the study split the file.",
         )
     return replace(divided, train=tuple(train), dev=tuple(dev)), a + b
+
+
+def _given_away(report: OverlapReport, train: Sequence[Row]) -> frozenset[str]:
+    learned = {row.id for row in train}
+    return frozenset(leak.test for leak in report.leaks if leak.train in learned)
 
 
 def as_conversations(rows: Sequence[Row]) -> tuple[list[Row], list[SetAside]]:

@@ -30,7 +30,11 @@ from domainwright.studies._choice import STAND_IN, failed, kind, parts, score_na
 from domainwright.studies._exam import Exam, suite_of
 from domainwright.studies._explain import would_change
 from domainwright.studies._folder import OF_STUDY, STUDY_FILE, claim, open_study
+from domainwright.studies._gate import GATE, gate_of
+from domainwright.studies._gated import GatedTrials, told
 from domainwright.studies._live import Live
+from domainwright.studies._names import is_gated
+from domainwright.studies._retention_tasks import retention_tasks
 from domainwright.studies._retriever import RETRIEVER
 from domainwright.studies._training import Trainer
 from domainwright.studies._written import write_study
@@ -38,6 +42,7 @@ from domainwright.studies.by_task import by_task
 from domainwright.studies.confusion import answered, check_labels
 from domainwright.studies.costs import costs
 from domainwright.studies.data import StudyData, prepare
+from domainwright.studies.inflation import inflation
 from domainwright.studies.judge import (
     REFERENCE,
     compare,
@@ -108,6 +113,7 @@ class _Study:
             study.strategies, self.data.task, documents=bool(self.data.documents)
         )
         self.suite = suite_of(study)
+        self.general = retention_tasks(study, self.base, self.listen)
         self.prompters = prompters_of(study, self.base, self.data, self.folder, self.listen)
         self.data = as_asked(study, self.data, self.base, self.prompters, names)
         self.listen(Step("probe", 0, 1))
@@ -120,6 +126,8 @@ class _Study:
         self.trainer = self._trainer()
         self.listen.plan(self.plan, names, study.seeds)
         before = self.exam.retained("base", nullcontext())
+        gate = gate_of(study, self.data, self.folder, self.listen)
+        self.gated = GatedTrials(self.exam, self.trainer, before, gate)
         results: list[StrategyResult] = []
         for name in names:
             self.listen.start(len(results))
@@ -128,6 +136,12 @@ class _Study:
             self.listen.start(len(results), name)
             results.append(self._trial(name, before))
             self.listen.finish(results[-1], self.score)
+        if study.strategies == ("auto",):
+            for name in self.gated.further(results, study.max_forgetting):
+                self.listen.add(name)
+                self.listen.start(len(results), name)
+                results.append(self._trial(name, before))
+                self.listen.finish(results[-1], self.score)
         return self._verdict([*results, *skipped], before, expected)
 
     def _exam(self) -> Exam:
@@ -142,6 +156,7 @@ class _Study:
             new_tokens=self.plan.new_tokens,
             prompters=self.prompters,
             suite=self.suite,
+            general=self.general,
             folder=self.folder,
             resume=self.resume,
             listen=self.listen,
@@ -178,12 +193,16 @@ class _Study:
         if self.resume and path.exists():
             return from_mapping(Plan, json.loads(path.read_text(encoding="utf-8")), str(path))
         spent = time.perf_counter() - self.begun
-        plan = make_plan(self.study, self.base, self.data, names, self.suite.texts, spent)
+        plan = make_plan(
+            self.study, self.base, self.data, names, self.suite.texts, spent, self.general.tokens
+        )
         write_json(path, asdict(plan))
         return plan
 
     def _trial(self, name: str, before: Retained) -> StrategyResult:
         """One strategy, measured or read back."""
+        if is_gated(name):
+            return self.gated.trial(name)
         method, prompting = parts(name)
         adapter_hash = ""
         training: Training | None = None
@@ -230,15 +249,15 @@ class _Study:
         differences = compare(self.exam.items)
         results = [replace(r, difference=differences.get(r.name)) for r in results]
         advice = recommend(
-            results, self.exam.items, score=self.score, max_forgetting=study.train.max_forgetting
+            results, self.exam.items, score=self.score, max_forgetting=study.max_forgetting
         )
         curve = self.trainer.curve(results, advice.strategy)
-        told = [curve.advice] if curve else []
+        more = told(results) + ([curve.advice] if curve else [])
         helped = self.trainer.ablation(results, advice.strategy)
         moved = self.trainer.transfer(results, advice.strategy)
-        told += [*([helped] if helped else []), *(transfer.advice(moved) if moved else [])]
-        told += [*self.plan.notes, *self.data.notes]
-        advice = replace(advice, reasons=[*advice.reasons, *told])
+        more += [*([helped] if helped else []), *(transfer.advice(moved) if moved else [])]
+        more += [*self.plan.notes, *self.data.notes]
+        advice = replace(advice, reasons=[*advice.reasons, *more])
         data = replace(
             self.data.record(self.exam.rows, expected),
             detectable_measured=measured_detectable(self.exam.items, advice.strategy),
@@ -252,14 +271,14 @@ class _Study:
             study.prices,
             data,
             gigabytes=self._gigabytes(results),
-            max_forgetting=study.train.max_forgetting,
+            max_forgetting=study.max_forgetting,
         )
         changes = would_change(
             results,
             advice,
             score=self.score,
             tested=data.tested,
-            max_forgetting=study.train.max_forgetting,
+            max_forgetting=study.max_forgetting,
         )
         verdict = Verdict(
             name=study.name or "study",
@@ -279,7 +298,7 @@ class _Study:
             seed=study.seed,
             task=self.data.task,
             score=self.score,
-            max_forgetting=study.train.max_forgetting,
+            max_forgetting=study.max_forgetting,
             data=data,
             strategies=results,
             recommendation=replace(advice, would_change=changes),
@@ -290,21 +309,24 @@ class _Study:
             learning_curve=curve,
             tasks=by_task(self.exam.items, self.data.tasks),
             transfer=moved,
+            inflation=inflation(self.exam.items, REFERENCE, self.data.given_away),
         )
         trained = [name for name, x in self.trainer.tuned.items() if isinstance(x, Tuned)]
         return write_study(self.folder, verdict, trained, list(self.exam.items), self.data.hash)
 
     def _gigabytes(self, results: Sequence[StrategyResult]) -> dict[str, float]:
-        """What each strategy keeps beside the base: its adapter, the vectors it searches."""
+        """What each strategy keeps beside the base: adapter, vectors it searches, gate."""
 
         def size(folder: Path, pattern: str) -> float:
             return sum(p.stat().st_size for p in folder.glob(pattern)) / 1e9
 
         vectors = size(self.folder / "vectors", "*")
         retriever = size(self.folder / RETRIEVER, "*.safetensors")
+        gate = size(self.folder / GATE, "*.safetensors")
         return {
             r.name: (size(self.folder / r.adapter, "*.safetensors") if r.adapter else 0.0)
             + (vectors if parts(r.name)[1] != REFERENCE else 0.0)
             + (retriever if parts(r.name)[1] == TUNED else 0.0)
+            + (gate if r.gate else 0.0)
             for r in results
         }

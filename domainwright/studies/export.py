@@ -1,5 +1,6 @@
 """A tuned model for others to load: merged into its base, or as a PEFT adapter."""
 
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import torch
 
+from domainwright.core.artifacts import MANIFEST
 from domainwright.core.errors import ConfigError, DataError
 from domainwright.methods import METHODS
 from domainwright.methods._peft_format import OWN
@@ -16,8 +18,10 @@ from domainwright.models.stand_in import dequantised_parameters
 from domainwright.studies._base import base_of
 from domainwright.studies._facts import measured
 from domainwright.studies._folder import STUDY_FILE
+from domainwright.studies._format import fixed
+from domainwright.studies._gate import FILE, GATE
 from domainwright.studies.api import Run, load_run
-from domainwright.studies.records import read_verdict
+from domainwright.studies.records import StrategyResult, read_verdict
 from domainwright.studies.refine.champion import in_force
 from domainwright.studies.study import read_study
 
@@ -26,6 +30,9 @@ FORMS = ("merged", "peft")
 
 def export(run: Path, output: Path, to: str, merge: str | None = None) -> Path:
     """Write the run's model to `output` and return it.
+
+    No form holds a gate. Of a gated strategy the adapter is written, which then answers everything,
+    and the gate in `output/gate` with a README that says so; see `without_gate`.
 
     Args:
         merge: of a qlora run, what its change is added to; one of `qlora.MERGES`. All are
@@ -61,6 +68,7 @@ def export(run: Path, output: Path, to: str, merge: str | None = None) -> Path:
         loaded.adapter.save(output)
         (output / OWN).unlink()  # for readers that know PEFT alone
         loaded.base.tokenizer.save_pretrained(output)
+        _write_gate(run, output)
         return output
     model = _merged(run, loaded, merge)
     # Our attention plug-in is no name that other programs know.
@@ -71,6 +79,7 @@ def export(run: Path, output: Path, to: str, merge: str | None = None) -> Path:
     for file in output.iterdir():
         file.chmod(0o644)
     shutil.copyfile(run / "study.yaml", output / "study.yaml")
+    _write_gate(run, output)
     return output
 
 
@@ -104,9 +113,38 @@ def _merged(run: Path, loaded: Run, merge: str | None) -> Any:
 
 def trained_method(run: Path) -> str | None:
     """The method to export from a study: of the recommended strategy, else of the best one."""
+    result = _trained(run)
+    return Path(str(result.adapter)).parent.name if result else None
+
+
+def without_gate(run: Path) -> str | None:
+    """What an export of the run loses with its gate, in words; None: it has none."""
+    result = _trained(run)
+    if result is None or result.gate is None or result.retention is None:
+        return None
+    return (
+        f"{result.name} is gated, and no exported form holds a gate: what was written answers "
+        f"everything with the adapter and forgets {fixed(result.gate.ungated_change.mean, 3)} nats "
+        f"per token of general text, where the strategy forgets "
+        f"{fixed(result.retention.nats_change.mean, 3)}. The gate lies beside it in {GATE}/; "
+        f"`dw chat {shlex.quote(str(run))}` answers with it."
+    )
+
+
+def _write_gate(run: Path, output: Path) -> None:
+    if (said := without_gate(run)) is None:
+        return
+    (output / GATE).mkdir()
+    for name in (FILE, MANIFEST):
+        shutil.copyfile(run / GATE / name, output / GATE / name)
+    (output / GATE / "README.md").write_text(f"{said}\n", encoding="utf-8")
+
+
+def _trained(run: Path) -> StrategyResult | None:
+    """The strategy whose adapter is exported from a study."""
     if not (run / "verdict.json").is_file():
         return None
     verdict = read_verdict(run / "verdict.json")
     trained = [r for r in measured(verdict) if r.adapter]
     trained.sort(key=lambda r: r.name != verdict.recommendation.strategy)
-    return Path(str(trained[0].adapter)).parent.name if trained else None
+    return trained[0] if trained else None

@@ -51,6 +51,7 @@ def retention_record(now: Retained, change: Change) -> Retention:
         nats_change=change.nats_per_token,
         bits_change=change.bits_per_byte,
         accuracy_change=change.accuracy,
+        tasks=list(change.tasks),
     )
 
 

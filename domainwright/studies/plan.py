@@ -19,10 +19,13 @@ from domainwright.core.errors import CapabilityError
 from domainwright.core.records import Chat, Choice, Row, Text
 from domainwright.infer.generate import answer
 from domainwright.models.base import Base
+from domainwright.models.encoder import MAX_TOKENS
 from domainwright.models.flat import flatten
 from domainwright.models.forms import encode_rows
 from domainwright.studies._asked import TUNED
 from domainwright.studies._choice import parts, prompted
+from domainwright.studies._gate import MOST_DEVELOPMENT, MOST_ROWS
+from domainwright.studies._names import is_gated, ungated
 from domainwright.studies._probes import Probed, probe_methods, race_of, searches, step_seconds
 from domainwright.studies._retriever import tuning_tokens
 from domainwright.studies.data import StudyData
@@ -106,29 +109,31 @@ def make_plan(
     strategies: Sequence[str],
     general: Sequence[Text],
     spent: float = 0.0,
+    retention_tokens: int = 0,
 ) -> Plan:
     """Sizes and predictions for one study.
 
     Args:
         general: texts on which forgetting is watched.
         spent: seconds of the budget that are gone.
+        retention_tokens: of further tasks on which forgetting is measured.
 
     Raises:
         DataError: a pre-flight check of training fails.
     """
-    train = data.split.train
+    train, answers = data.split.train, data.task == "answers"
     methods = list(dict.fromkeys(m for s in strategies if (m := parts(s)[0])))
     # First: the probes of memory must not begin where those of writing left it.
     probed = probe_methods(study, base, data, methods, general) if methods else {}
     longest = limit(base, study.train)
     encoded = [r for r in encode_rows(base.template, train[:400], longest) if not r.cut]
     mean_tokens = sum(len(r.ids) for r in encoded) / max(1, len(encoded))
-    answers = data.task == "answers"
     chats = [r for r in train[:400] if isinstance(r, Chat)]
     new_tokens = study.evaluate.new_tokens or (answer_tokens(base, chats) if answers else 0)
     read, write = _rates(base, [r.ids for r in encoded[:24]], answers)
-    retention = RETENTION_TOKENS / read
+    retention = (RETENTION_TOKENS + retention_tokens) / read
     searching = _searching_seconds(strategies, data, read)
+    searching += _gate_seconds(strategies, data, mean_tokens, read)
     looks = sum(decide(base, *probed[m][:2], 1, probed[m][2]).check_seconds for m in methods)
     writing = _writing_seconds(study, read, write) if methods else 0.0
     aside = spent + searching + writing
@@ -136,7 +141,7 @@ def make_plan(
     budget = study.budget.minutes * 60
     left = max(0.5 * budget, budget - fixed)
     per_item = {
-        s: (study.seeds if parts(s)[0] else 1)
+        s: _asked(s, strategies, study.seeds)
         * (_item_seconds(s, study, train, mean_tokens, read) + (new_tokens / write if write else 0))
         for s in strategies
     }
@@ -151,10 +156,9 @@ def make_plan(
             field, steps, more = race.field, race.steps, list(race.notes)
             probed = probed | race.probed
     runs = {m: decide(base, x[0], x[1], steps, x[2]) for m, x in probed.items()}
-    share = _runs_in(field) + study.seeds - 1
-    planned = _strategies(
-        strategies, runs, {s: x * items for s, x in per_item.items()}, retention, share
-    )
+    asking = {s: x * items for s, x in per_item.items()}
+    trainings = _runs_in(field) + study.seeds - 1
+    planned = _strategies(strategies, runs, asking, retention, trainings)
     minutes = sum(s.ask_minutes + s.train_minutes + s.check_minutes for s in planned)
     return Plan(
         items=items,
@@ -183,6 +187,25 @@ def _searching_seconds(strategies: Sequence[str], data: StudyData, read: float) 
     tokens = sum(len(d.text) for d in data.documents) / 4
     tuned = any(prompted(s) == TUNED for s in strategies)
     return (tokens + (tuning_tokens() if tuned else 0)) / (ENCODER_FACTOR * read)
+
+
+def _gate_seconds(
+    strategies: Sequence[str], data: StudyData, mean_tokens: float, read: float
+) -> float:
+    """Fitting a gate, and sending the test items and the retention suite through it."""
+    if not any(is_gated(s) for s in strategies):
+        return 0.0
+    split = data.split
+    rows = min(len(split.train), MOST_ROWS) + min(len(split.dev), MOST_DEVELOPMENT) + MOST_ITEMS
+    tokens = rows * min(mean_tokens, MAX_TOKENS) + RETENTION_TOKENS
+    return tokens / (ENCODER_FACTOR * read)
+
+
+def _asked(strategy: str, strategies: Sequence[str], seeds: int) -> int:
+    """How often a strategy answers every item; a gated one takes the answers of its twin."""
+    if is_gated(strategy) and ungated(strategy) in strategies:
+        return 0
+    return seeds if parts(strategy)[0] else 1
 
 
 def _writing_seconds(study: StudySettings, read: float, write: float) -> float:

@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from domainwright.core.config import from_mapping
+from domainwright.evaluate.kept import TaskKept
 from domainwright.maths.bootstrap import Interval
+from domainwright.studies.gating import Gating
+from domainwright.studies.inflation import Inflation
 from domainwright.studies.prices import PriceSettings
 
 SCHEMA = 1
@@ -36,6 +39,8 @@ class Retention:
     nats_change: Interval
     bits_change: Interval
     accuracy_change: Interval
+    tasks: list[TaskKept] = field(default_factory=list)
+    """Of `evaluate.retention_tasks`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +109,8 @@ class StrategyResult:
     training: Training | None = None
     adapter: str | None = None
     """Adapter folder, relative to the study folder."""
+    gate: Gating | None = None
+    """None: no gate, the adapter answers everything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -347,6 +354,8 @@ class Verdict:
     """Scores task by task, where the test items are of several."""
     transfer: Transfer | None = None
     """None: not asked for, or fewer than two tasks."""
+    inflation: list[Inflation] = field(default_factory=list)
+    """What training rows that give test rows away did, where they were kept."""
     schema: int = SCHEMA
 
     def as_json(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from domainwright.core.artifacts import write_atomic
+from domainwright.evaluate.kept import TaskKept
 from domainwright.studies import _facts, _format
 from domainwright.studies._charts import forest
 from domainwright.studies._curves import by_rows, curves
@@ -60,6 +61,7 @@ def render(verdict: Verdict) -> str:
             unit=_format.unit(verdict.score),
             results=results,
             decisions={_facts.decision(x) for x in results},
+            kept=_kept(results),
             absent=[r for r in _facts.in_order(verdict) if r not in results],
             best=next((r for r in results if r.name == verdict.recommendation.strategy), None),
             reference=next((r for r in results if r.name == _facts.REFERENCE), None),
@@ -116,6 +118,18 @@ class Count:
     def missing(self) -> int:
         """Records neither kept nor set aside. Anything but 0 is a fault, and is shown as one."""
         return self.source.records - self.source.kept - self.set_aside
+
+
+def _kept(results: list[StrategyResult]) -> list[tuple[StrategyResult, TaskKept]]:
+    """Tasks of lm-eval, each with what every trained strategy kept of it."""
+    pairs = [
+        (r, task)
+        for r in results
+        if r.retention and not _facts.same_weights(r)
+        for task in r.retention.tasks
+    ]
+    places = list(dict.fromkeys(task.name for _, task in pairs))
+    return sorted(pairs, key=lambda pair: places.index(pair[1].name))
 
 
 def _raced(verdict: Verdict) -> list[Candidate]:

@@ -7,6 +7,7 @@ from typing import Any
 from domainwright.core.errors import DataError
 from domainwright.core.progress import Listener, quiet
 from domainwright.curate.read import read
+from domainwright.evaluate.records import Item
 from domainwright.evaluate.tasks import TASKS
 from domainwright.models.base import load_base
 from domainwright.prompting._sources import PromptSettings, ask
@@ -36,16 +37,22 @@ def score_file(
         run.prompter.prompt(r) if run.prompter else ask(r, run.settings)  # type: ignore[attr-defined]
         for r in rows
     ]
-    with run.adapter.attached() if run.adapter else nullcontext():
-        marked = task.run(
-            run.base,
-            rows,
-            prompts,
-            decide_by=task.scores[0],
-            new_tokens=new_tokens,
-            listen=listen,
-            stage="evaluate",
-        )
+    by_adapter = [run.uses_adapter(row) for row in rows]
+    marked: list[Item] = []
+    for chosen in (True, False):  # a gate lets the adapter answer some rows, the base the others
+        places = [n for n, passed in enumerate(by_adapter) if passed is chosen]
+        if not places:
+            continue
+        with run.adapter.attached() if run.adapter and chosen else nullcontext():
+            marked += task.run(
+                run.base,
+                [rows[n] for n in places],
+                [prompts[n] for n in places],
+                decide_by=task.scores[0],
+                new_tokens=new_tokens,
+                listen=listen,
+                stage="evaluate",
+            )
     found: dict[str, Any] = summarise(marked)
     interval = found.pop("score")
     return {
@@ -54,6 +61,7 @@ def score_file(
         "task": TASK_OF[type(rows[0])],
         "score": task.scores[0],
         "items": len(rows),
+        "by_adapter": sum(by_adapter),
         "mean": interval.mean,
         "low": interval.low,
         "high": interval.high,

@@ -14,8 +14,9 @@ from domainwright.curate.augment import AugmentSettings
 from domainwright.curate.mixing import MixSettings
 from domainwright.curate.select import SelectSettings
 from domainwright.methods import METHODS
-from domainwright.prompting import PROMPTINGS
 from domainwright.prompting._sources import PromptSettings
+from domainwright.studies._names import check_strategies
+from domainwright.studies._task_settings import TaskSettings, tasks_located
 from domainwright.studies._yaml import read_yaml, write_yaml
 from domainwright.studies.prices import PriceSettings, read_prices
 from domainwright.studies.trackers import TRACKERS
@@ -51,6 +52,9 @@ class DataSettings:
     """Make more training rows after the split: {method: eda, copies: 2}, or a list."""
     mix: MixSettings | None = None
     """How tasks share an epoch: {kind: temperature}. None: each row once."""
+    leaks: Literal["drop", "keep"] = "drop"
+    """Training rows that give a test row away: set aside, or learned, and then the verdict says
+    what that did to the scores."""
 
     def __post_init__(self) -> None:
         if not self.train:
@@ -102,17 +106,46 @@ class EvaluateSettings:
     hurt which. Costs nearly a run for every task."""
     retention: tuple[str | dict, ...] = ()
     """Further general text or choice files on which forgetting is measured."""
+    retention_tasks: tuple[str | TaskSettings, ...] = ()
+    """Tasks of lm-eval on which forgetting is shown beside them: names, or {task, shots, limit}."""
+    max_forgetting: float | None = None
+    """Most that a recommended strategy may forget, nats per token. None: train.max_forgetting,
+    which also limits the states that a run keeps."""
 
     def __post_init__(self) -> None:
         for name in ("items", "new_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"evaluate.{name} is {value}.", "give a whole number from 1.")
+        if self.max_forgetting is not None and not self.max_forgetting >= 0:
+            raise ConfigError(
+                f"evaluate.max_forgetting is {self.max_forgetting}.",
+                "give nats per token from 0, such as 0.05.",
+            )
         if self.difference is not None and not 0 < self.difference <= 1:
             raise ConfigError(
                 f"evaluate.difference is {self.difference}, outside (0, 1].",
                 "give score points such as 0.05.",
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateSettings:
+    """When the adapter of METHOD+gated answers."""
+
+    share: float = 0.95
+    """Share of the development rows that reach the adapter. In (0, 1]."""
+    nearest: int = 5
+    """Training rows, the nearest ones, whose mean cosine tells whether an input belongs."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ConfigError(
+                f"gate.share is {self.share}, outside (0, 1].",
+                "give a share of the rows such as 0.95.",
+            )
+        if self.nearest < 1:
+            raise ConfigError(f"gate.nearest is {self.nearest}.", "give a whole number from 1.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,10 +158,12 @@ class StudySettings:
     """A folder in domains/: brings an instruction and terms."""
     budget: BudgetSettings = field(default_factory=BudgetSettings)
     strategies: tuple[str, ...] = ("auto",)
-    """auto, or names: zero_shot, few_shot, rag, lora, and combinations such as lora+rag."""
+    """auto, or names: zero_shot, few_shot, rag, lora, combinations such as lora+rag, and
+    lora+gated."""
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     prompting: PromptSettings = field(default_factory=PromptSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
+    gate: GateSettings = field(default_factory=GateSettings)
     prices: PriceSettings = field(default_factory=PriceSettings)
     """What things cost: settings, or the path of a price book."""
     track: tuple[str, ...] = ()
@@ -148,6 +183,12 @@ class StudySettings:
     allow_pickle: bool = False
     trust_remote_code: bool = False
 
+    @property
+    def max_forgetting(self) -> float:
+        """Most that a recommended strategy may forget, nats per token of general text."""
+        limit = self.evaluate.max_forgetting
+        return self.train.max_forgetting if limit is None else limit
+
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise ConfigError(f"seeds is {self.seeds}.", "give a whole number from 1.")
@@ -158,33 +199,7 @@ class StudySettings:
                 f"name is {self.name!r}, which is no name for a folder.",
                 "give a word such as medicines.",
             )
-        if "auto" in self.strategies and len(self.strategies) > 1:
-            raise ConfigError(
-                f"strategies mixes auto with names: {', '.join(self.strategies)}.",
-                "write auto alone, or list the names.",
-            )
-        known = [*PROMPTINGS.names(), *METHODS.names()]
-        for strategy in self.strategies:
-            for part in strategy.split("+") if strategy != "auto" else []:
-                if part in METHODS and part not in known:
-                    METHODS.get(part)  # a family's member: its own error says what it knows
-                elif part not in known:
-                    near = difflib.get_close_matches(part, known, n=1)
-                    raise ConfigError(
-                        f"There is no strategy called {part!r}.",
-                        f"use {near[0]!r}." if near else f"choose among: {', '.join(known)}.",
-                    )
-            methods = [p for p in strategy.split("+") if p in METHODS]
-            if "+" in strategy and (len(methods) != 1 or strategy.count("+") != 1):
-                raise ConfigError(
-                    f"{strategy!r} is no method with a prompting strategy.",
-                    "write one of each, such as lora+rag.",
-                )
-        if len(set(self.strategies)) < len(self.strategies):
-            raise ConfigError(
-                f"strategies names one twice: {', '.join(self.strategies)}.",
-                "remove the repeated name.",
-            )
+        check_strategies(self.strategies)
         if len(set(self.track)) < len(self.track):
             raise ConfigError(
                 f"track names one twice: {', '.join(self.track)}.", "remove the repeated name."
@@ -226,7 +241,11 @@ def read_study(path: Path | str, overrides: Sequence[str] = ()) -> StudySettings
         raw["prices"] = as_mapping(read_prices(folder / Path(raw["prices"]).expanduser()))
     study = from_mapping(StudySettings, raw, path.name)
     data = _data_located(study.data, folder)
-    evaluate = replace(study.evaluate, retention=_located(study.evaluate.retention, folder))
+    evaluate = replace(
+        study.evaluate,
+        retention=_located(study.evaluate.retention, folder),
+        retention_tasks=tasks_located(study.evaluate.retention_tasks, folder),
+    )
     base = study.base
     if (folder / base).is_dir():
         base = str(folder / base)

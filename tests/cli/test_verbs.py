@@ -16,6 +16,7 @@ from domainwright.core.artifacts import write_json
 from domainwright.methods import METHODS
 from domainwright.models.flat import flatten
 from domainwright.prompting import PROMPTINGS
+from domainwright.studies._run import Reply
 from domainwright.studies.api import load_run
 from domainwright.studies.records import read_verdict
 from tests.studies import world
@@ -206,8 +207,8 @@ def test_chat_with_a_question_too_long(dw, run):
 def test_answers_are_no_markup_and_fit(dw, run, monkeypatch, width):
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setattr(
-        "domainwright.studies.api.Run.ask",
-        lambda self, question, **how: (HOSTILE + question, (HOSTILE,)),
+        "domainwright.studies.api.Run.reply",
+        lambda self, question, **how: Reply(HOSTILE + question, (HOSTILE,), "adapter"),
     )
     monkeypatch.setenv("COLUMNS", str(width))
     said = dw("chat", run, "-q", "[/red]")
@@ -220,7 +221,8 @@ def test_answers_without_spaces_are_shown_whole(dw, run, monkeypatch, width):
     monkeypatch.setenv("COLUMNS", str(width))
     long = "".join(chr(0x4E00 + n) for n in range(150))
     monkeypatch.setattr(
-        "domainwright.studies.api.Run.ask", lambda self, question, **how: (long, ())
+        "domainwright.studies.api.Run.reply",
+        lambda self, question, **how: Reply(long, (), "adapter"),
     )
     said = dw("chat", run, "-q", "x")
     assert all(said.out.count(letter) == 1 for letter in long)  # the base is recommended

@@ -20,9 +20,12 @@ def test_a_refused_strategy_names_the_limit_that_would_let_it_in():
         verdicts.result("lora", 0.6, 0.4, lost=0.083, kind="method"),
         verdicts.result("prefix", 0.3, 0.1, lost=0.2, kind="method"),
     ]
-    (sentence,) = said(results, "rag")
+    sentence, untried = said(results, "rag")
     assert sentence.startswith("With a limit of 0.09 nats per token or more for forgetting, lora")
+    assert untried.startswith("lora+gated was not tried")
     assert said(results, "rag", max_forgetting=0.3) == []
+    gated = verdicts.result("lora+gated", 0.6, 0.4, lost=0.0, kind="combination")
+    assert not any("not tried" in x for x in said([*results, gated], "rag"))
 
 
 def lead(mean, half):

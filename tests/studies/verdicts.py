@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from domainwright.evaluate.kept import TaskKept
 from domainwright.maths.bootstrap import Interval
 from domainwright.studies.records import (
     Data,
@@ -63,6 +64,17 @@ def result(
             nats_change=interval(lost, 0.01),
             bits_change=interval(lost / 3, 0.004),
             accuracy_change=interval(-0.0125, 0.03),
+            tasks=[
+                TaskKept(
+                    name=task,
+                    metric=metric,
+                    higher_is_better=metric == "acc_norm",
+                    items=100,
+                    mean=0.62,
+                    change=interval(-0.0125, 0.03),
+                )
+                for task, metric in (("arc_easy", "acc_norm"), ("wikitext", "bits_per_byte"))
+            ],
         )
     return StrategyResult(
         name=name,

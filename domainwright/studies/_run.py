@@ -1,0 +1,100 @@
+"""A strategy that answers questions, one at a time: what `load_run` opens."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+from domainwright.core.errors import DataError
+from domainwright.core.records import Chat, Message, Row
+from domainwright.infer.generate import answer
+from domainwright.methods._adapter import Adapter
+from domainwright.models.base import Base
+from domainwright.prompting._sources import PromptSettings, ask
+from domainwright.studies._gate import Gate, input_of
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    text: str
+    passages: tuple[str, ...]
+    """What was quoted in the prompt."""
+    given_by: Literal["adapter", "base"]
+
+
+@dataclass
+class Run:
+    """A strategy that answers: a base, maybe an adapter, a prompting strategy, a gate."""
+
+    base: Base
+    adapter: Adapter | None
+    prompter: object | None
+    settings: PromptSettings
+    strategy: str
+    gate: Gate | None = None
+    """None: the adapter, where there is one, answers everything."""
+
+    def uses_adapter(self, row: Row) -> bool:
+        """Whether the adapter answers; with a gate, only what belongs to the domain."""
+        if self.adapter is None:
+            return False
+        return self.gate is None or self.gate.passes(input_of(row))
+
+    def chat(
+        self,
+        question: str,
+        *,
+        history: Sequence[Message] = (),
+        new_tokens: int = 200,
+        bare: bool = False,
+    ) -> str:
+        """The answer to `question`; with `bare`, of the untouched base."""
+        return self.ask(question, history=history, new_tokens=new_tokens, bare=bare)[0]
+
+    def ask(
+        self,
+        question: str,
+        *,
+        history: Sequence[Message] = (),
+        new_tokens: int = 200,
+        bare: bool = False,
+    ) -> tuple[str, tuple[str, ...]]:
+        """(answer, passages quoted)."""
+        reply = self.reply(question, history=history, new_tokens=new_tokens, bare=bare)
+        return reply.text, reply.passages
+
+    def reply(
+        self,
+        question: str,
+        *,
+        history: Sequence[Message] = (),
+        new_tokens: int = 200,
+        bare: bool = False,
+    ) -> Reply:
+        """The answer, what it quotes, and who gave it.
+
+        Raises:
+            DataError: the conversation is longer than the base can read.
+        """
+        row = Chat(
+            id="chat",
+            group="chat",
+            file="",
+            line=0,
+            messages=(*history, Message("user", question), Message("assistant", "")),
+        )
+        if bare or self.prompter is None:
+            prompt = ask(row, self.settings)
+        else:
+            prompt = self.prompter.prompt(row)  # type: ignore[attr-defined]
+        adapter = self.adapter if not bare and self.uses_adapter(row) else None
+        with adapter.attached() if adapter else nullcontext():
+            ids = self.base.template.prompt(prompt.messages)
+            room = self.base.context - new_tokens
+            if len(ids) > room:
+                raise DataError(
+                    f"The conversation has {len(ids)} tokens; {room} fit.",
+                    "start a new conversation.",
+                )
+            given = answer(self.base, [ids], new_tokens=new_tokens)[0]
+        return Reply(given.text, prompt.passages, "base" if adapter is None else "adapter")
