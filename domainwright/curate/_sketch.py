@@ -39,6 +39,7 @@ _PART_TEXTS = 4_096
 """Work is shared among the cores in parts of this many texts: native code lets other threads run.
 """
 
+_BANDS_AT_ONCE = 8
 _PART_ROWS = 2**21
 """Rows whose keys are in memory at a time: about 100 MB for a band."""
 
@@ -159,9 +160,13 @@ def candidates(sketch: Sketch, least: float = 0.0) -> NDArray[np.int64]:
             found.append(late_and_early)
         return np.concatenate(found)
 
-    found = _on_cores(band, range(BANDS))
-    key_Q = np.sort(np.concatenate(found))  # np.unique hashes, which takes four times as long
-    return _pairs(key_Q[np.diff(key_Q, prepend=-1) != 0], T)
+    key_Q = np.empty(0, dtype=np.int64)
+    for first in range(0, BANDS, _BANDS_AT_ONCE):
+        bands = range(first, min(BANDS, first + _BANDS_AT_ONCE))
+        # A close pair stands in most bands. np.unique hashes, which takes four times as long.
+        key_Q = np.sort(np.concatenate([key_Q, *_on_cores(band, bands)]))
+        key_Q = key_Q[np.diff(key_Q, prepend=-1) != 0]
+    return _pairs(key_Q, T)
 
 
 def _pairs(late_and_early: NDArray[np.int64], T: int) -> NDArray[np.int64]:
