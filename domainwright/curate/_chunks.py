@@ -60,21 +60,18 @@ class AllKeys:
 class Workshop:
     """The folder of the pieces; it lives beside the dataset until that is written.
 
-    Args:
-        key: everything the pieces depend on. Pieces of another key are thrown away. None: the
-            folder is ready, and only `write` is to be used.
+    `begin` it, then `write` the pieces from as many processes as there are, then read.
     """
 
-    def __init__(self, folder: Path, key: Mapping[str, Any] | None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        if key is not None:
-            self._prepare(sha256_json(key))
         self._cache: OrderedDict[int, Row] = OrderedDict()
         self._starts = list[int]()
         self._opened = functools.lru_cache(_OPEN_PIECES)(self._open)
 
-    def _prepare(self, digest: str) -> None:
-        mark = self.folder / "key.json"
+    def begin(self, key: Mapping[str, Any]) -> None:
+        """Throw away pieces that depend on anything but `key`."""
+        mark, digest = self.folder / "key.json", sha256_json(key)
         if not mark.is_file() or json.loads(mark.read_text("utf-8")) != digest:
             self.folder.mkdir(parents=True, exist_ok=True)
             # The lock of the folder lies in it too, and is held.

@@ -49,7 +49,7 @@ class PieceMaker:
 
     def __init__(self, task: Task) -> None:
         self._judge = Judge(task.filters, task.sample)
-        self._shop, self._keep_secrets = Workshop(Path(task.folder), None), task.keep_secrets
+        self._shop, self._keep_secrets = Workshop(Path(task.folder)), task.keep_secrets
 
     def make(self, number: int, items: Items) -> None:
         rows, piece = judged(items, self._judge, self._keep_secrets)
@@ -66,22 +66,34 @@ def judging(task: Task, workers: int) -> Iterator[Judging]:
     if workers == 1:
         yield PieceMaker(task).make
         return
-    idle, going = queue.SimpleQueue[_Worker](), set[Future[None]]()
     with contextlib.ExitStack() as stack:
-        for _ in range(workers):
-            idle.put(stack.enter_context(_Worker(task)))
-        threads = stack.enter_context(ThreadPoolExecutor(workers))
+        made = [stack.enter_context(_Worker(task)).make for _ in range(workers)]
+        yield stack.enter_context(shared_out(made))
 
-        def one(number: int, items: Items) -> None:
-            worker = idle.get()
-            try:
-                worker.ask((number, items))
-            finally:
-                idle.put(worker)
+
+@contextlib.contextmanager
+def shared_out(workers: Sequence[Judging]) -> Iterator[Judging]:
+    """Every piece to a worker that is idle; all are done at the end of the block.
+
+    Args:
+        workers: each has one piece at a time, and comes back when that is written.
+    """
+    idle, going = queue.SimpleQueue[Judging](), set[Future[None]]()
+    for worker in workers:
+        idle.put(worker)
+
+    def one(number: int, items: Items) -> None:
+        worker = idle.get()
+        try:
+            worker(number, items)
+        finally:
+            idle.put(worker)
+
+    with ThreadPoolExecutor(len(workers)) as threads:
 
         def judge(number: int, items: Items) -> None:
             # One piece beyond those in work is ready; more would only fill the memory.
-            while len(going) > workers:
+            while len(going) > len(workers):
                 _first_done(going)
             going.add(threads.submit(one, number, items))
 
@@ -124,14 +136,14 @@ class _Worker:
                 pipe.close()
         self._process.wait()
 
-    def ask(self, work: tuple[int, Items]) -> None:
+    def make(self, number: int, items: Items) -> None:
         """Have a piece written.
 
         Raises:
             CapabilityError: the worker is gone.
             Exception: what went wrong in it.
         """
-        self._send(work)
+        self._send((number, items))
         try:
             error = pickle.load(self._out)
         except EOFError:

@@ -10,6 +10,9 @@ schemes"). Letters that few languages have count as half a function word each.
 import re
 import unicodedata
 from collections import Counter, defaultdict
+from functools import partial
+
+from domainwright.curate._remembered import Remembered
 
 _FUNCTION_WORDS = {
     "en": "a i the of and to in is that for it as with was on are be this by or not from at have an"
@@ -78,7 +81,6 @@ _MOST_CHARS = 2_000
 _LEAST_WORDS = 4
 _LEAST_DIFFERENT = 3
 _LEAST_SHARE = 0.12
-_MOST_SEEN = 500_000
 _MARGIN = 1.3
 """The best language must have this many times the score of the next, or the text is unclear."""
 
@@ -129,31 +131,18 @@ def share_of(text: str, name: str) -> float:
     text = _shortened(text)
     if name not in _FUNCTION_WORDS:
         return float(_by_script(text) == name)
-    seen = _SEEN.setdefault(name, _Tokens(name))
-    if len(seen) > _MOST_SEEN:
-        seen.clear()
-    own, words = divmod(sum(map(seen.__getitem__, text.split())), _Tokens.OWN)
+    own, words = divmod(sum(map(_COUNTED[name].__getitem__, text.split())), _OWN)
     return own / words if words else 0.0
 
 
-class _Tokens(dict[str, int]):
-    """What stands between two spaces -> `OWN` x function words + words in it.
-
-    Most tokens stand in many rows, and a look into a dict is quicker than a pattern.
-    """
-
-    OWN = 1 << 32
-
-    def __init__(self, name: str) -> None:
-        self._own = _WORDS_OF[name]
-
-    def __missing__(self, token: str) -> int:
-        found = _WORD.findall(token)
-        seen = self[token] = self.OWN * sum(map(self._own.__contains__, found)) + len(found)
-        return seen
+def _counted(name: str, token: str) -> int:
+    """`_OWN` times the language's function words in what stands between two spaces, plus words."""
+    found = _WORD.findall(token)
+    return _OWN * sum(map(_WORDS_OF[name].__contains__, found)) + len(found)
 
 
-_SEEN: dict[str, _Tokens] = {}
+_OWN = 1 << 32
+_COUNTED = {name: Remembered(partial(_counted, name)) for name in _FUNCTION_WORDS}
 
 
 def _shortened(text: str) -> str:

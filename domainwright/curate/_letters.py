@@ -11,6 +11,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from domainwright.curate._remembered import Remembered
+
 WORD = re.compile(r"[^\W\d_]+")
 _SIZE = 64
 _LEAST_CHARS = 20_000
@@ -20,7 +22,6 @@ _MOST_CHARS = 2_000_000
 _WORST_SHARE = 0.1
 _BACKWARDS = 1.0
 _NOISE = -4.0
-_MOST_KNOWN = 500_000
 
 
 class Letters:
@@ -46,8 +47,7 @@ class Letters:
             limit = np.quantile(fits, _WORST_SHARE)
             kept = [code for code, fit in zip(codes, fits, strict=True) if fit >= limit]
             self._log = _learnt(kept)
-        self._triples = _Triples(self._log)
-        self._kinds = dict[str, str]()
+        self._triples, self._kinds = Remembered(self._triple), Remembered(self._judged)
 
     def fit(self, word: str) -> float:
         """Mean log-probability of the word's letters, in nats; near -2 for common words."""
@@ -56,12 +56,12 @@ class Letters:
 
     def kind(self, word: str) -> str:
         """ "plain", "backwards" (it would fit when read from its end) or "noise"."""
-        known = self._kinds.get(word)
-        if known is None:
-            if len(self._kinds) >= _MOST_KNOWN:
-                self._kinds.clear()
-            known = self._kinds[word] = self._judged(word)
-        return known
+        return self._kinds[word]
+
+    def _triple(self, letters: str) -> float:
+        # One word at a time is too few for numpy.
+        first, second, third = _numbers(letters)
+        return float(self._log[first, second, third])
 
     def _judged(self, word: str) -> str:
         if not self.learnt or len(word) < 3:
@@ -70,18 +70,6 @@ class Letters:
         if mirrored > own + _BACKWARDS:
             return "backwards"
         return "noise" if max(own, mirrored) < _NOISE else "plain"
-
-
-class _Triples(dict[str, float]):
-    """Three letters -> log-probability of the third: one word at a time is too few for numpy."""
-
-    def __init__(self, log: np.ndarray) -> None:
-        self._log = log
-
-    def __missing__(self, triple: str) -> float:
-        first, second, third = _numbers(triple)
-        found = self[triple] = float(self._log[first, second, third])
-        return found
 
 
 def _learnt(codes: Iterable[np.ndarray]) -> np.ndarray:

@@ -8,10 +8,11 @@ piece whose worker or machine is lost is judged again elsewhere; the dataset is 
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from domainwright.core.errors import CapabilityError
-from domainwright.curate._judging import Items, Judging, PieceMaker, Task
+from domainwright.curate._judging import Items, Judging, PieceMaker, Task, shared_out
 
 
 @contextlib.contextmanager
@@ -40,17 +41,9 @@ def ray_judging(task: Task, workers: int | None) -> Iterator[Judging]:
         # Without limit: a machine of a cluster may come and go.
         kind = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(PieceMaker)
         shared = ray.put(task)
-        idle, going = [kind.remote(shared) for _ in range(count)], dict[Any, Any]()
-
-        def judge(number: int, items: Items) -> None:
-            if not idle:
-                _first_done(ray, idle, going)
-            worker = idle.pop()
-            going[worker.make.remote(number, items)] = worker
-
-        yield judge
-        while going:
-            _first_done(ray, idle, going)
+        actors = [kind.remote(shared) for _ in range(count)]
+        with shared_out([partial(_make, ray, actor) for actor in actors]) as judge:
+            yield judge
     finally:
         if begun:
             ray.shutdown()
@@ -73,12 +66,9 @@ def _begin(ray: Any, workers: int | None) -> None:
         ) from error
 
 
-def _first_done(ray: Any, idle: list[Any], going: dict[Any, Any]) -> None:
-    done, _ = ray.wait(list(going), num_returns=1)
-    for reference in done:
-        idle.append(going.pop(reference))
-        try:
-            ray.get(reference)
-        except ray.exceptions.RayTaskError as error:
-            # What was raised in the worker, as it was raised.
-            raise error.cause from error
+def _make(ray: Any, actor: Any, number: int, items: Items) -> None:
+    try:
+        ray.get(actor.make.remote(number, items))
+    except ray.exceptions.RayTaskError as error:
+        # What was raised in the worker, as it was raised.
+        raise error.cause from error

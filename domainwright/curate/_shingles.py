@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from domainwright.curate._remembered import Remembered
+
 Hashes = NDArray[np.uint64]
 
 _BASE = np.uint64(0x9E3779B97F4A7C15)
@@ -45,23 +47,13 @@ class _Folding(dict[int, str | None]):
         return folded
 
 
-class _Runs(dict[str, str]):
-    """What a short run of characters beyond ASCII becomes: quotes and dashes come again and again.
-
-    No longer than `MOST` characters and the cache no larger than `ROOM`: a text in Chinese is one
-    run that never comes again.
-    """
-
-    MOST, ROOM = 4, 100_000
-
-    def __missing__(self, run: str) -> str:
-        found = unicodedata.normalize("NFKD", run.lower()).translate(_FOLDING)
-        if len(run) <= self.MOST and len(self) < self.ROOM:
-            self[run] = found
-        return found
+def _fold(run: str) -> str:
+    return unicodedata.normalize("NFKD", run.lower()).translate(_FOLDING)
 
 
-_FOLDING, _RUNS = _Folding(), _Runs()
+_FOLDING = _Folding()
+# Quotes and dashes come again and again, a text in Chinese is one run that never does.
+_RUNS = Remembered(_fold, longest=4)
 _BEYOND = re.compile("[^\x00-\x7f]+")
 
 

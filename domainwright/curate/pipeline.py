@@ -114,7 +114,8 @@ def curate(
             settings["as_documents"] = True
         if sources.left_out:
             settings["left_out"] = [entry.file for entry in sources.left_out]
-        shop = Workshop(work, {**settings, "parents": parents, "secrets": wish.keep_secrets})
+        shop = Workshop(work)
+        shop.begin({**settings, "parents": parents, "secrets": wish.keep_secrets})
         try:
             sample = _sample(sources, wish.against)
             task = Task(tuple(filters), sample, str(work), wish.keep_secrets)
@@ -165,7 +166,7 @@ def _judge_all(sources: Sources, task: Task, shop: Workshop, wish: Wish, listen:
     """Judge every record, a piece at a time; pieces that are there already are skipped."""
     total = max(1, sources.total_bytes)
     done, records = 0, sources.records()
-    with _judging(task, wish, total) as judge:
+    with _judge_of(task, wish, total) as judge:
         for number in itertools.count():
             batch = list(itertools.islice(records, CHUNK_ROWS))
             if not batch:
@@ -179,7 +180,7 @@ def _judge_all(sources: Sources, task: Task, shop: Workshop, wish: Wish, listen:
     return number
 
 
-def _judging(task: Task, wish: Wish, total_bytes: int) -> AbstractContextManager[Judging]:
+def _judge_of(task: Task, wish: Wish, total_bytes: int) -> AbstractContextManager[Judging]:
     if wish.on == "ray":
         return ray_judging(task, wish.workers)
     # A worker takes a second or two to begin.

@@ -7,11 +7,13 @@ backwards   many words would fit when read from their end
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from domainwright.core.records import Row
 from domainwright.curate._fields import learnt, parts
 from domainwright.curate._letters import WORD, Letters
+from domainwright.curate._remembered import Remembered
 from domainwright.curate.filters import FILTERS, Drop, Look, Sample
 
 # A digit or a sign among letters, as no word and no number has them; a colour is neither.
@@ -19,7 +21,6 @@ _MIXED = re.compile(r"(?!#[0-9A-Fa-f]{6}\W?$)(?=.*[^\W\d_])[^|/]*[\d#$%&*@][^|/]
 _MARK_FIRST = re.compile(r"[,.?!;:][^\W\d_]{2}")
 _MARKS = ".,;:!?()[]\"'“”‘’"
 _LEAST_WORDS = 5
-_MOST_KNOWN = 500_000
 
 
 @FILTERS.register
@@ -41,12 +42,13 @@ class Gibberish:
     finds: ClassVar[tuple[str, ...]] = ("gibberish",)
 
     def ready(self, sample: Sample) -> Look:
-        tokens = _Tokens(Letters(text for row in sample.rows for _, text in parts(row)))
+        letters = Letters(text for row in sample.rows for _, text in parts(row))
+        known = Remembered(partial(_look, letters))
 
         def look(row: Row) -> Drop | None:
             for text in learnt(row):
-                found = text.split()
-                detail = self._loop(found) or self._strange(found, tokens)
+                tokens = text.split()
+                detail = self._loop(tokens) or self._strange([known[token] for token in tokens])
                 if detail:
                     return Drop("gibberish", detail)
             return None
@@ -63,9 +65,9 @@ class Gibberish:
         repeated = 1 - len(set(zip(tokens, tokens[1:], tokens[2:], strict=False))) / triples
         return f"{repeated:.0%} of it repeats itself" if repeated > self.most_repeated else ""
 
-    def _strange(self, tokens: list[str], seen: "_Tokens") -> str:
-        odd = seen.odd_of(tokens) if len(tokens) >= _LEAST_WORDS else []
-        if not odd:
+    def _strange(self, tokens: "list[_Odd | int]") -> str:
+        odd = [token for token in tokens if isinstance(token, _Odd)]
+        if not odd or len(tokens) < _LEAST_WORDS:
             return ""
         mixed = sum(token.mixed for token in odd)
         if mixed > self.most_noise * len(tokens):
@@ -77,7 +79,7 @@ class Gibberish:
         different = len({word for token in odd for word in token.backwards}) + before
         if not noise and different < 2:
             return ""
-        words = seen.words_in(tokens)
+        words = sum(token.words if isinstance(token, _Odd) else token for token in tokens)
         if words < _LEAST_WORDS:
             return ""
         if noise > self.most_noise * words:
@@ -96,50 +98,23 @@ class _Odd:
     mark_first: bool
     """A mark before a word was behind it once: ",yrros" and "?yhw"."""
     words: int
+    """Of three letters or more."""
     noise: int
     """Words in it that fit nothing."""
     backwards: tuple[str, ...]
 
 
-class _Tokens:
-    """What has been found out about tokens: most stand in many rows, and nothing is odd."""
-
-    def __init__(self, letters: Letters) -> None:
-        self._letters = letters
-        self._odd, self._plain = dict[str, _Odd](), dict[str, int]()
-        """Plain ones with the number of their words."""
-
-    def odd_of(self, tokens: list[str]) -> list[_Odd]:
-        """The odd ones among the tokens, each as often as it stands there."""
-        if len(self._plain) + len(self._odd) > _MOST_KNOWN:
-            self._plain.clear()
-            self._odd.clear()
-        strange = set(tokens).difference(self._plain)
-        if not strange:
-            return []
-        for token in strange.difference(self._odd):
-            found = self._look(token)
-            if isinstance(found, _Odd):
-                self._odd[token] = found
-            else:
-                self._plain[token] = found
-                strange.discard(token)
-        return [self._odd[token] for token in tokens if token in strange] if strange else []
-
-    def words_in(self, tokens: list[str]) -> int:
-        """Words of three letters or more in tokens that have been looked at."""
-        return sum([self._plain[t] if t in self._plain else self._odd[t].words for t in tokens])
-
-    def _look(self, token: str) -> _Odd | int:
-        inside = token.strip(_MARKS)
-        if inside.isalpha():
-            words, mixed = [inside.lower()], False
-        else:
-            words, mixed = WORD.findall(token.lower()), _MIXED.match(token) is not None
-        words = [word for word in words if len(word) > 2]
-        kinds = [self._letters.kind(word) for word in words]
-        mark_first = _MARK_FIRST.match(token) is not None
-        if not mixed and not mark_first and all(kind == "plain" for kind in kinds):
-            return len(words)
-        backwards = tuple(w for w, kind in zip(words, kinds, strict=True) if kind == "backwards")
-        return _Odd(token, mixed, mark_first, len(words), kinds.count("noise"), backwards)
+def _look(letters: Letters, token: str) -> _Odd | int:
+    """What is odd about a token, or how many words a plain one has."""
+    inside = token.strip(_MARKS)
+    if inside.isalpha():
+        words, mixed = [inside.lower()], False
+    else:
+        words, mixed = WORD.findall(token.lower()), _MIXED.match(token) is not None
+    words = [word for word in words if len(word) > 2]
+    kinds = [letters.kind(word) for word in words]
+    mark_first = _MARK_FIRST.match(token) is not None
+    if not mixed and not mark_first and all(kind == "plain" for kind in kinds):
+        return len(words)
+    backwards = tuple(w for w, kind in zip(words, kinds, strict=True) if kind == "backwards")
+    return _Odd(token, mixed, mark_first, len(words), kinds.count("noise"), backwards)
