@@ -1,9 +1,9 @@
 """A strategy that answers questions, one at a time: what `load_run` opens."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from domainwright.core.errors import DataError
 from domainwright.core.records import Chat, Message, Row
@@ -12,6 +12,8 @@ from domainwright.methods._adapter import Adapter
 from domainwright.models.base import Base
 from domainwright.prompting._sources import PromptSettings, ask
 from domainwright.studies._gate import Gate, input_of
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,18 @@ class Run:
         if self.adapter is None:
             return False
         return self.gate is None or self.gate.passes(input_of(row))
+
+    def parted(
+        self, by_adapter: Sequence[bool], ask: Callable[[Sequence[int]], Sequence[T]]
+    ) -> list[T]:
+        """What `ask` finds of each place: with the adapter where it is to answer, else without."""
+        found = dict[int, T]()
+        for on in (True, False):
+            places = [n for n, own in enumerate(by_adapter) if own is on]
+            if places:
+                with self.adapter.attached() if self.adapter and on else nullcontext():
+                    found.update(zip(places, ask(places), strict=True))
+        return [found[n] for n in range(len(by_adapter))]
 
     def chat(
         self,

@@ -1,4 +1,4 @@
-"""The part of a study file that names tasks of lm-evaluation-harness."""
+"""How a task of lm-evaluation-harness is asked, as a study file says it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from domainwright.core.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSettings:
-    """A task of lm-evaluation-harness on which forgetting is measured."""
+    """A task of lm-evaluation-harness."""
 
     task: str
     """Its name, a group's, a tag's, or the path of its YAML file."""
@@ -25,7 +25,7 @@ class TaskSettings:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(
-                    f"evaluate.retention_tasks has a {name} of {value}.",
+                    f"{self.task} is asked with a {name} of {value}.",
                     f"give a whole number from {least}.",
                 )
 

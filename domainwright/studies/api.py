@@ -14,9 +14,10 @@ from domainwright.core.progress import Listener, Step, quiet
 from domainwright.core.records import Chat, Choice, Document
 from domainwright.evaluate.retained import shipped_suite
 from domainwright.methods import METHODS
+from domainwright.models.base import load_base
 from domainwright.models.encoder import default_encoder
 from domainwright.models.tuned_encoder import load_tuned
-from domainwright.prompting._sources import Sources
+from domainwright.prompting._sources import PromptSettings, Sources
 from domainwright.studies._asked import as_asked, prompters_of
 from domainwright.studies._base import base_of
 from domainwright.studies._choice import strategies
@@ -259,6 +260,14 @@ def load_run(folder: str | Path, strategy: str | None = None) -> Run:
         f"{folder} holds no finished study and no run.",
         "give the folder of `dw decide` or `dw train`, such as runs/NAME.",
     )
+
+
+def run_of(model: str | Path) -> Run:
+    """The run in the folder `model`, or else the base of that name, with nothing on it."""
+    folder = Path(model)
+    if (folder / "verdict.json").is_file() or (folder / "adapter").is_dir():
+        return load_run(folder)
+    return Run(load_base(str(model)), None, None, PromptSettings(), "base")
 
 
 def resolved(study: str | Path | StudySettings, overrides: Sequence[str]) -> StudySettings:

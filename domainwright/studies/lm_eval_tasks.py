@@ -11,10 +11,10 @@ from domainwright.core.progress import Listener, quiet
 from domainwright.evaluate._lm_eval_engine import Engine
 from domainwright.evaluate._lm_eval_results import SHOWN, TaskResult
 from domainwright.evaluate.lm_eval_tasks import load_tasks
-from domainwright.models.base import Base, load_base
-from domainwright.prompting._sources import PromptSettings
+from domainwright.models.base import Base
 from domainwright.studies._run import Run
-from domainwright.studies.api import load_run
+from domainwright.studies._task_settings import TaskSettings
+from domainwright.studies.api import run_of
 
 T = TypeVar("T")
 
@@ -57,12 +57,11 @@ def evaluate_tasks(
     names = [tasks] if isinstance(tasks, str) else list(tasks)
     if not names:
         raise ConfigError("No task is named.", "name one, such as arc_easy.")
-    for name, value, least in (("limit", limit, 1), ("shots", shots, 0)):
-        if value is not None and value < least:
-            raise ConfigError(f"{name} is {value}.", f"give a whole number from {least}.")
+    for name in names:
+        TaskSettings(task=name, shots=shots, limit=limit)  # says what cannot be
     # Before the model: a name that is wrong should not cost its loading.
     ready = load_tasks(names, include=include, shots=shots, limit=limit, listen=listen)
-    run = _run(model)
+    run = run_of(model)
     gate = _Gated(run)
     # A gate attaches the adapter itself, for the prompts that it lets through.
     with run.adapter.attached() if run.adapter and run.gate is None else nullcontext():
@@ -123,17 +122,4 @@ class _GatedEngine(Engine):
     def _parted(self, ask: Callable[[Sequence[Any]], list[T]], requests: Sequence[Any]) -> list[T]:
         """The adapter's answers where the gate lets a prompt through, the base's elsewhere."""
         passed = [self.gate.passes(str(request.args[0])) for request in requests]
-        found: dict[int, T] = {}
-        for by_adapter in (True, False):
-            places = [n for n, on in enumerate(passed) if on is by_adapter]
-            adapter = self.gate.run.adapter if by_adapter else None
-            with adapter.attached() if adapter else nullcontext():
-                found.update(zip(places, ask([requests[n] for n in places]), strict=True))
-        return [found[n] for n in range(len(requests))]
-
-
-def _run(model: str | Path) -> Run:
-    folder = Path(model)
-    if (folder / "verdict.json").is_file() or (folder / "adapter").is_dir():
-        return load_run(folder)
-    return Run(load_base(str(model)), None, None, PromptSettings(), "base")
+        return self.gate.run.parted(passed, lambda places: ask([requests[n] for n in places]))

@@ -1,6 +1,6 @@
 """A model or a finished run on one file, without a study."""
 
-from contextlib import nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,8 @@ from domainwright.core.progress import Listener, quiet
 from domainwright.curate.read import read
 from domainwright.evaluate.records import Item
 from domainwright.evaluate.tasks import TASKS
-from domainwright.models.base import load_base
-from domainwright.prompting._sources import PromptSettings, ask
-from domainwright.studies.api import Run, load_run
+from domainwright.prompting._sources import ask
+from domainwright.studies.api import run_of
 from domainwright.studies.data import TASK_OF, as_conversations
 from domainwright.studies.judge import summarise
 
@@ -27,33 +26,26 @@ def score_file(
             "give conversations, multiple choice or plain text.",
         )
     rows = rows[:items]
-    folder = Path(model)
-    if (folder / "verdict.json").is_file() or (folder / "adapter").is_dir():
-        run = load_run(folder)
-    else:
-        run = Run(load_base(model), None, None, PromptSettings(), "base")
+    run = run_of(model)
     task = TASKS.get(TASK_OF[type(rows[0])])
     prompts = [
         run.prompter.prompt(r) if run.prompter else ask(r, run.settings)  # type: ignore[attr-defined]
         for r in rows
     ]
+
+    def marked(places: Sequence[int]) -> Sequence[Item]:
+        return task.run(
+            run.base,
+            [rows[n] for n in places],
+            [prompts[n] for n in places],
+            decide_by=task.scores[0],
+            new_tokens=new_tokens,
+            listen=listen,
+            stage="evaluate",
+        )
+
     by_adapter = [run.uses_adapter(row) for row in rows]
-    marked: list[Item] = []
-    for chosen in (True, False):  # a gate lets the adapter answer some rows, the base the others
-        places = [n for n, passed in enumerate(by_adapter) if passed is chosen]
-        if not places:
-            continue
-        with run.adapter.attached() if run.adapter and chosen else nullcontext():
-            marked += task.run(
-                run.base,
-                [rows[n] for n in places],
-                [prompts[n] for n in places],
-                decide_by=task.scores[0],
-                new_tokens=new_tokens,
-                listen=listen,
-                stage="evaluate",
-            )
-    found: dict[str, Any] = summarise(marked)
+    found: dict[str, Any] = summarise(run.parted(by_adapter, marked))
     interval = found.pop("score")
     return {
         "model": model,

@@ -84,7 +84,7 @@ def test_a_gate_is_asked_about_each_prompt(run, monkeypatch):
     asked = []
     opened = dw_python.load_run(run)
     opened.gate = SimpleNamespace(passes=lets_through)
-    monkeypatch.setattr("domainwright.studies.lm_eval_tasks._run", lambda model: opened)
+    monkeypatch.setattr("domainwright.studies.lm_eval_tasks.run_of", lambda model: opened)
     names = ["dw_choice", "dw_text", "dw_written"]
     gated = dw_python.evaluate_tasks(run, names, include=TASKS)
     tasks = load_tasks(names, include=TASKS)

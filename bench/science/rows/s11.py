@@ -89,30 +89,7 @@ class S11:
 
     @staticmethod
     def measure(here: Lab) -> Finding:
-        swept = {"naive": _rates(here, NAIVE), "replay": _rates(here, REPLAY)}
-        weights = sweep(
-            lambda weight: _end(here, EWC, swept["naive"].best, weight), WEIGHT, WEIGHTS, POWER
-        )
-        swept["ewc, weight"] = weights
-        swept["ewc"] = sweep(
-            lambda rate: _end(here, EWC, rate, weights.best),
-            swept["naive"].best,
-            here.effort.rates,
-        )
-        swept["lora beside lora"] = _rates(here, BESIDE)
-        apart = sweep(
-            lambda weight: _end(here, O_LORA, swept["lora beside lora"].best, weight),
-            APART,
-            WEIGHTS,
-            POWER,
-        )
-        swept["o-lora, weight"] = apart
-        swept["o-lora"] = sweep(
-            lambda rate: _end(here, O_LORA, rate, apart.best),
-            swept["lora beside lora"].best,
-            here.effort.rates,
-        )
-        weight_of = {"ewc": weights.best, "o-lora": apart.best}
+        swept, weight_of = _swept(here)
         matrices: dict[str, list[Matrix]] = {}
         general: dict[str, list[float]] = {}
         for arm in (NAIVE, EWC, REPLAY, BESIDE, O_LORA):
@@ -142,24 +119,9 @@ class S11:
         ]
         words = "with an adapter for each domain every loss stays bit for bit"
         criteria.append(Criterion(words, same, "all equal" if same else "some differ"))
-        figures = {
-            name: {
-                "backward transfer": backward[name],
-                "forward transfer": [forward_transfer(m) for m in x],
-                "mean loss at the end": [sum(m[-1]) / len(m[-1]) for m in x],
-                **{
-                    f"{domain} after stage {i}": [m[i][j] for m in x]
-                    for i in range(len(DOMAINS) + 1)
-                    for j, domain in enumerate(DOMAINS)
-                },
-            }
-            for name, x in matrices.items()
-        }
-        for name, losses in general.items():
-            figures[name]["loss on G at the end"] = losses
         return Finding(
             criteria=criteria,
-            figures=figures,
+            figures=_figures(matrices, backward, general),
             rates={name: s.losses for name, s in swept.items()},
             curves={
                 name: [(i, sum(m[i][0] for m in x) / len(x)) for i in range(1, len(DOMAINS) + 1)]
@@ -186,6 +148,44 @@ class Streamed:
     matrix: Matrix
     general: float
     """Loss on G at the end."""
+
+
+def _swept(here: Lab) -> tuple[dict[str, Swept], dict[str, float]]:
+    """(rates and weights of the arms, the best weight of those that have one)."""
+    swept = {arm.name: _rates(here, arm) for arm in (NAIVE, REPLAY, BESIDE)}
+    weight_of = dict[str, float]()
+    for arm, plain, centre in ((EWC, NAIVE, WEIGHT), (O_LORA, BESIDE, APART)):
+        rate = swept[plain.name].best
+        weights = sweep(lambda x, a=arm, r=rate: _end(here, a, r, x), centre, WEIGHTS, POWER)
+        swept[f"{arm.name}, weight"] = weights
+        weight_of[arm.name] = best = weights.best
+        swept[arm.name] = sweep(
+            lambda x, a=arm, w=best: _end(here, a, x, w), rate, here.effort.rates
+        )
+    return swept, weight_of
+
+
+def _figures(
+    matrices: Mapping[str, list[Matrix]],
+    backward: Mapping[str, list[float]],
+    general: Mapping[str, list[float]],
+) -> dict[str, dict[str, list[float]]]:
+    figures = {
+        name: {
+            "backward transfer": backward[name],
+            "forward transfer": [forward_transfer(m) for m in x],
+            "mean loss at the end": [sum(m[-1]) / len(m[-1]) for m in x],
+            **{
+                f"{domain} after stage {i}": [m[i][j] for m in x]
+                for i in range(len(DOMAINS) + 1)
+                for j, domain in enumerate(DOMAINS)
+            },
+        }
+        for name, x in matrices.items()
+    }
+    for name, losses in general.items():
+        figures[name]["loss on G at the end"] = losses
+    return figures
 
 
 def stream(here: Lab, arm: Arm, rate: float, seed: int, weight: float) -> Streamed | None:

@@ -1,12 +1,11 @@
 """What the gate of METHOD+gated lets through: new questions of its domain, and everything else.
 
-    python -m bench.gate [--domains medical,legal,finance,science] [--rows 400] [--shares 0.95,0.99]
+    python -m bench.science.gate [--domains medical,legal] [--rows 400] [--shares 0.95,0.99]
 
 Rows of a domain are parted by group: training (the vectors), development (the threshold, as a
 study fits it) and test. "general" is the suite on which a study measures forgetting, "instructions"
-a second general set, and "others" the test questions of the other domains. Shares that pass; no
-model is trained. One JSON line goes to bench/history.jsonl; without ../shared there is nothing to
-measure.
+a second general set, and "others" the test questions of the other domains. No model is trained.
+Prints the table of docs/study.md; without ../shared there is nothing to measure.
 """
 
 import argparse
@@ -17,13 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from bench._report import add_options, machine_facts, note, publish, refuse_when_busy
 from domainwright.core.seeds import share
 from domainwright.evaluate.retained import shipped_suite
 from domainwright.models.encoder import default_encoder
 from domainwright.studies._gate import input_of, nearness, threshold
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 PARTS = {"train": 0.7, "development": 0.85, "test": 1.0}
 """Upper ends of the draws of each part."""
 
@@ -34,22 +32,24 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=400)
     parser.add_argument("--shares", default="0.95,0.99")
     parser.add_argument("--nearest", type=int, default=5)
-    add_options(parser)
     options = parser.parse_args()
     if not DATA.is_dir():
-        note("../shared/data is absent: nothing to measure.")
+        print("../shared/data is absent: nothing to measure.", file=sys.stderr)
         return 0
-    load = refuse_when_busy(options)
     shares = [float(x) for x in options.shares.split(",")]
     found = measured(options.domains.split(","), options.rows, shares, options.nearest)
-    publish({"bench": "gate", "passed": found, **machine_facts("torch", "transformers"), **load})
+    print("| domain | share | domain | general | instructions | other domains |")
+    print("| --- " * 6 + "|")
+    for (name, asked), passed in found.items():
+        cells = [name, f"{asked:g}", *(f"{100 * x:.1f} %" for x in passed.values())]
+        print(f"| {' | '.join(cells)} |")
     return 0
 
 
 def measured(
     domains: list[str], rows: int, shares: list[float], nearest: int
-) -> dict[str, dict[str, Any]]:
-    """Domain and share -> the threshold, and the share of each kind of input that passes."""
+) -> dict[tuple[str, float], dict[str, float]]:
+    """(domain, share) -> the share of each kind of input that passes."""
     encode = default_encoder().encode
     parts = {name: _parts(name, rows) for name in domains}
     vectors = {
@@ -74,9 +74,7 @@ def measured(
         development = near(own["development"]).tolist()
         for asked in shares:
             least = threshold(development, asked)
-            passed = {kind: round(float((x >= least).mean()), 4) for kind, x in inputs.items()}
-            found[f"{name} {asked:g}"] = {"threshold": round(least, 3), **passed}
-            note(f"{name} {asked:g}: {passed}")
+            found[name, asked] = {kind: float((x >= least).mean()) for kind, x in inputs.items()}
     return found
 
 
