@@ -191,11 +191,12 @@ def judged(
 ) -> tuple[list[Row], Piece]:
     rows, dropped, changed = list[Row](), list[dict[str, Any]](), list[dict[str, Any]]()
     secrets = dict[str, dict[str, str]]()
+    outcomes = iter(judge([item for item in items if isinstance(item, Row)]))
     for item in items:
         if isinstance(item, SetAside):
             dropped.append(dropped_unread(item))
             continue
-        outcome = judge(item)
+        outcome = next(outcomes)
         if outcome.dropped is not None:
             name, drop = outcome.dropped
             dropped.append(dropped_line(item, name, drop.reason, drop.detail))

@@ -135,6 +135,11 @@ def share_of(text: str, name: str) -> float:
     return own / words if words else 0.0
 
 
+def function_words(name: str | None) -> frozenset[str]:
+    """Of a language that is told by them."""
+    return _WORDS_OF.get(name or "", frozenset())
+
+
 def _counted(name: str, token: str) -> int:
     """`_OWN` times the language's function words in what stands between two spaces, plus words."""
     found = _WORD.findall(token)

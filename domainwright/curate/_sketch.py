@@ -16,14 +16,14 @@ import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from domainwright.core.machine import cores
 from domainwright.curate._shingles import encoded, shingled
-from domainwright.curate.native import library
+from domainwright.curate.native import address, library, long
 
 BINS = 160
 BAND = 4
@@ -75,8 +75,8 @@ def signatures(texts: Sequence[str]) -> Signatures:
     def part(begin: int) -> None:
         count = min(_PART_TEXTS, len(texts) - begin)
         native.dw_sketch(
-            joined, _address(bounds[begin:]), _long(count), _long(RUN_WORDS), _long(BINS),
-            _address(out_TK[begin:]),
+            joined, address(bounds[begin:]), long(count), long(RUN_WORDS), long(BINS),
+            address(out_TK[begin:]),
         )  # fmt: skip
 
     _on_cores(part, range(0, len(texts), _PART_TEXTS))
@@ -233,8 +233,8 @@ def _native_pairs(
     pair_Q2 = np.empty((max(1024, len(key)), 2), dtype=np.int64)
     while True:
         count = native.dw_band_pairs(
-            _address(key), _address(row), _long(len(key)), _long(_BUCKET_BITS), _long(_MOST_PAIRS),
-            _address(pair_Q2), _long(len(pair_Q2)),
+            address(key), address(row), long(len(key)), long(_BUCKET_BITS), long(_MOST_PAIRS),
+            address(pair_Q2), long(len(pair_Q2)),
         )  # fmt: skip
         if count <= len(pair_Q2):
             pair_Q2 = pair_Q2[:count]
@@ -243,21 +243,14 @@ def _native_pairs(
         pair_Q2 = np.empty((count, 2), dtype=np.int64)
 
 
-def _address(array: NDArray[Any]) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)
-
-
-_long = ctypes.c_int64
-
-
 def agreement(sketch: Sketch, pair_Q2: NDArray[np.int64]) -> NDArray[np.float64]:
     """Estimated Jaccard similarity per pair. Its standard deviation is at most 0.04."""
     native, signature_TK = library(), sketch.signature_TK
     if native is not None:
         equal_Q = np.empty(len(pair_Q2), dtype=np.int32)
         native.dw_agreement(
-            _address(signature_TK), _address(np.ascontiguousarray(pair_Q2)), _long(len(pair_Q2)),
-            _long(BINS), _address(equal_Q),
+            address(signature_TK), address(np.ascontiguousarray(pair_Q2)), long(len(pair_Q2)),
+            long(BINS), address(equal_Q),
         )  # fmt: skip
         return equal_Q / BINS
     out_Q = np.empty(len(pair_Q2))

@@ -56,15 +56,15 @@ class Cleaner:
 
     def _cleaned(self, rows: Sequence[Row], listen: Listener, *, copied: bool) -> Cleaned:
         outcomes, aside = list[Outcome](), list[SetAside]()
-        for number, row in enumerate(rows, 1):
-            outcome = self._judge(row)
-            if outcome.dropped is None:
-                outcomes.append(outcome)
-            else:
-                _, drop = outcome.dropped
-                aside.append(SetAside.of(row, drop.reason, drop.detail))
-            if number % _TOLD_EVERY == 0 or number == len(rows):
-                listen(Step("curate", number, len(rows)))
+        for begin in range(0, len(rows), _TOLD_EVERY):
+            batch = rows[begin : begin + _TOLD_EVERY]
+            for row, outcome in zip(batch, self._judge(batch), strict=True):
+                if outcome.dropped is None:
+                    outcomes.append(outcome)
+                else:
+                    _, drop = outcome.dropped
+                    aside.append(SetAside.of(row, drop.reason, drop.detail))
+            listen(Step("curate", begin + len(batch), len(rows)))
         kept = [outcome.row for outcome in outcomes]
         found: Mapping[int, Copy] = _copies(kept) if copied else {}
         aside += [SetAside.of(kept[n], *found[n].told(kept[found[n].of])) for n in found]

@@ -154,10 +154,10 @@ def test_a_row_without_a_change_is_the_same_object():
 
 def test_the_judge_repairs_first_and_stops_at_the_first_drop():
     judge = Judge(chosen(Preset()), SAMPLE)
-    outcome = judge(chat("Who?", "<p>Write to ann@example.com, donâ€™t call her at all.</p>"))
+    (outcome,) = judge([chat("Who?", "<p>Write to ann@example.com, donâ€™t call her at all.</p>")])
     assert [name for name, _ in outcome.changes] == ["mojibake", "html", "pii"]
     assert outcome.row.answer == "Write to [EMAIL_1], don’t call her at all."
-    assert judge(chat("What?", "<div></div>")).dropped[1].reason == "empty_answer"
+    assert judge([chat("What?", "<div></div>")])[0].dropped[1].reason == "empty_answer"
 
 
 SPARED = {

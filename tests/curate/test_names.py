@@ -226,7 +226,7 @@ def test_names_run_where_they_are_asked_for():
 def test_numbers_and_names_are_replaced_together():
     judge = Judge(chosen(Preset(), use=["names"]), Sample())
     row = text("Write to Quillan Zorvane at q.zorvane@example.com, or to Zorvane's wife Dagny.")
-    assert judge(row).row.text == (
+    assert judge([row])[0].row.text == (
         "Write to [PERSON_1] at [EMAIL_1], or to [PERSON_1]'s wife Dagny."
     )
 

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from domainwright.core.records import Row
 from domainwright.curate._fields import ANSWERS, mapped
+from domainwright.curate._glance import Glancing
 from domainwright.curate.filters import FILTERS, Change, Look, Sample
 
 _PHRASE = re.compile(
@@ -59,7 +60,7 @@ class Boilerplate:
     finds: ClassVar[tuple[str, ...]] = ("boilerplate",)
 
     def ready(self, sample: Sample) -> Look:
-        return self._look
+        return Glancing(look=self._look, clear=lambda seen: seen.bare)
 
     def _look(self, row: Row) -> Change | None:
         lines = 0

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from domainwright.core.records import Chat, Row
+from domainwright.curate._glance import Glancing
 from domainwright.curate.filters import FILTERS, Drop, Look, Sample
 from domainwright.maths.minhash import words
 
@@ -21,7 +22,7 @@ class Echo:
     finds: ClassVar[tuple[str, ...]] = ("echo",)
 
     def ready(self, sample: Sample) -> Look:
-        return self._look
+        return Glancing(look=self._look, clear=lambda seen: seen.none_of(Chat))
 
     def _look(self, row: Row) -> Drop | None:
         if not isinstance(row, Chat) or not 0.8 <= len(row.answer) / len(row.question) <= 1.2:

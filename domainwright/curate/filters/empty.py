@@ -5,9 +5,11 @@ from typing import ClassVar
 
 from domainwright.core.records import Chat, Preference, Rated, Row
 from domainwright.curate._fields import learnt, parts
+from domainwright.curate._glance import Glancing
 from domainwright.curate._placeholders import PLACEHOLDERS, RARE_SHARE
 from domainwright.curate.filters import FILTERS, Drop, Look, Sample
 
+_LONGEST = max(map(len, PLACEHOLDERS))
 _OPTIONAL = ("system", "context", "title", "section")
 
 
@@ -40,7 +42,7 @@ class Empty:
                         )
             return _look(row)
 
-        return look
+        return Glancing(look=look, clear=lambda seen: seen.worded & seen.longer(_LONGEST))
 
 
 def _gap(text: str) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 
 from domainwright.core.records import Choice, Row
 from domainwright.curate._fields import learnt
+from domainwright.curate._glance import Glancing
 from domainwright.curate._shingles import runs, word_hashes
 from domainwright.curate.content import answer, content, question
 from domainwright.curate.filters import FILTERS, Drop, Look, Sample
@@ -42,7 +43,7 @@ class EvalLeakage:
 
     def ready(self, sample: Sample) -> Look:
         if not sample.against:
-            return lambda row: None
+            return Glancing(look=lambda row: None, clear=lambda seen: seen.none_of())
         return _Index(sample.against, self).look
 
 

@@ -7,11 +7,11 @@ backwards   many words would fit when read from their end
 
 import re
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 from domainwright.core.records import Row
 from domainwright.curate._fields import learnt, parts
+from domainwright.curate._glance import Glance, Glancing, Mask
 from domainwright.curate._letters import WORD, Letters
 from domainwright.curate._remembered import Remembered
 from domainwright.curate.filters import FILTERS, Drop, Look, Sample
@@ -43,7 +43,15 @@ class Gibberish:
 
     def ready(self, sample: Sample) -> Look:
         letters = Letters(text for row in sample.rows for _, text in parts(row))
-        known = Remembered(partial(_look, letters))
+        plain = list[str]()
+
+        def find(token: str) -> _Odd | int:
+            found = _look(letters, token)
+            if not isinstance(found, _Odd):
+                plain.append(token)
+            return found
+
+        known = Remembered(find)
 
         def look(row: Row) -> Drop | None:
             for text in learnt(row):
@@ -53,7 +61,12 @@ class Gibberish:
                     return Drop("gibberish", detail)
             return None
 
-        return look
+        return Glancing(look=look, clear=self._clear, plain=plain)
+
+    def _clear(self, seen: Glance) -> Mask:
+        least = min(self.most_noise, self.most_backwards)
+        plain = seen.mostly_plain(self.most_noise, least)
+        return plain & seen.without_loops(self.loop_words, 1 - self.most_repeated)
 
     def _loop(self, tokens: list[str]) -> str:
         triples = len(tokens) - 2

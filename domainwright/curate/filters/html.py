@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from domainwright.core.records import Row
 from domainwright.curate._fields import mapped, parts
+from domainwright.curate._glance import Glancing
 from domainwright.curate.filters import FILTERS, Change, Look, Sample
 
 _INLINE = "a abbr acronym b bdi big cite em font i img kbd mark q s small span strike strong"
@@ -47,7 +48,7 @@ class Html:
     finds: ClassVar[tuple[str, ...]] = ("html",)
 
     def ready(self, sample: Sample) -> Look:
-        return self._look
+        return Glancing(look=self._look, clear=lambda seen: seen.unmarked)
 
     def _look(self, row: Row) -> Change | None:
         if not any(_marked(text) for _, text in parts(row)):

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from domainwright.core.records import Row
 from domainwright.curate._fields import mapped
+from domainwright.curate._glance import Glancing
 from domainwright.curate.filters import FILTERS, Change, Look, Sample
 
 # Windows-1252 leaves five bytes undefined; readers pass those through as control characters.
@@ -36,7 +37,7 @@ class Mojibake:
     finds: ClassVar[tuple[str, ...]] = ("mojibake",)
 
     def ready(self, sample: Sample) -> Look:
-        return self._look
+        return Glancing(look=self._look, clear=lambda seen: seen.unbroken)
 
     def _look(self, row: Row) -> Change | None:
         places = 0

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from domainwright.core.errors import ConfigError
 from domainwright.core.records import Row
+from domainwright.curate._glance import Glancing
 from domainwright.curate._personal import NAMES, secrets
 from domainwright.curate._redaction import redacted
 from domainwright.curate.filters import FILTERS, Change, Look, Sample
@@ -35,7 +36,7 @@ class Pii:
                 )
 
     def ready(self, sample: Sample) -> Look:
-        return self._look
+        return Glancing(look=self._look, clear=lambda seen: seen.impersonal)
 
     def _look(self, row: Row) -> Change | None:
         return redacted(row, lambda texts: [list(secrets(t, self.kinds)) for t in texts], "pii")

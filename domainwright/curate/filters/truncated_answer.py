@@ -16,10 +16,11 @@ from typing import ClassVar
 
 from domainwright.core.records import Chat, Rated, Row
 from domainwright.curate._fields import learnt, parts
+from domainwright.curate._glance import Glancing
 from domainwright.curate._letters import WORD
 from domainwright.curate.filters import FILTERS, Drop, Look, Sample
 
-_ENDED = re.compile(r"[.!?:;…。！？।\]\)”\"'’*`}>%$|–—]\s*$")
+_ENDS = frozenset(".!?:;…。！？।])”\"'’*`}>%$|–—")
 _DANGLING = frozenset(
     "a an the of to in for with by from at on and or but nor as if that which who whose whom where"
     " when while because is are was were be been has have had its their his her our your my this"
@@ -68,14 +69,14 @@ class TruncatedAnswer:
         words = _Words(text for row in sample.rows for _, text in parts(row))
 
         def look(row: Row) -> Drop | None:
-            if not _prose(row) or not _open(row):
+            if not _open(row) or not _prose(row):
                 return None
             text = learnt(row)[0]
             if careful[_several(row)] or dangling(text) or words.cut(text):
                 return Drop("truncated_answer", f"it ends with {text.split()[-1][-30:]!r}")
             return None
 
-        return look
+        return Glancing(look=look, clear=lambda seen: seen.none_of(Chat, Rated))
 
 
 class _Words:
@@ -121,7 +122,7 @@ def _prose(row: Row) -> bool:
         return False
     # The last of several lines: a list without bullets, or the name of who wrote it.
     titled = _title(lines[-1]) and not dangling(lines[-1])
-    return len(lines) == 1 or (bool(_ENDED.search(lines[-2])) and not titled)
+    return len(lines) == 1 or (_ended(lines[-2]) and not titled)
 
 
 def _title(line: str) -> bool:
@@ -136,4 +137,8 @@ def _several(row: Row) -> bool:
 
 
 def _open(row: Row) -> bool:
-    return not _ENDED.search(learnt(row)[0])
+    return not _ended(learnt(row)[0])
+
+
+def _ended(text: str) -> bool:
+    return text.rstrip()[-1:] in _ENDS

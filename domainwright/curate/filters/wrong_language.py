@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from domainwright.core.records import Row
 from domainwright.curate._fields import learnt, parts
-from domainwright.curate._languages import language, share_of
+from domainwright.curate._glance import Glancing
+from domainwright.curate._languages import function_words, language, share_of
 from domainwright.curate.filters import FILTERS, Drop, Look, Sample
 
 
@@ -44,4 +45,8 @@ class WrongLanguage:
                     return Drop("wrong_language", f"written in {found!r}, most is {wanted!r}")
             return None
 
-        return look
+        return Glancing(
+            look=look,
+            clear=lambda seen: seen.in_language(self.most_share),
+            function_words=function_words(wanted),
+        )

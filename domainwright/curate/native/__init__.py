@@ -1,9 +1,12 @@
-"""The sketch of near-duplicates in C++, where it can be compiled: see `curate._sketch`."""
+"""Curation in C++, where it can be compiled: see `curate._sketch` and `curate._glance`."""
 
 import ctypes
 import functools
 import os
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from domainwright.core.compiled import NotCompiled, compiled
 
@@ -14,9 +17,18 @@ FLAGS = "-O3 -std=c++17 -fPIC".split()
 def library() -> ctypes.CDLL | None:
     """The compiled functions, or None where they cannot be had."""
     try:
-        path = compiled("sketch", [Path(__file__).parent / "sketch.cpp"], FLAGS)
+        path = compiled("curate", sorted(Path(__file__).parent.glob("*.cpp")), FLAGS)
         found = ctypes.CDLL(str(path), mode=os.RTLD_NOW)
     except (NotCompiled, OSError):
         return None
     found.dw_band_pairs.restype = ctypes.c_int64
+    found.dw_glance_new.restype = ctypes.c_void_p
     return found
+
+
+def address(array: NDArray[Any]) -> ctypes.c_void_p:
+    """Where the numbers of an array lie, which must be in use until the call returns."""
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+long = ctypes.c_int64
