@@ -28,6 +28,10 @@ def decide(
         list[str] | None,
         typer.Option(help="Also log to mlflow, trackio, tensorboard or wandb."),
     ] = None,
+    on: Annotated[str, typer.Option(help="here, or ray (see RAY_ADDRESS).")] = "here",
+    workers: Annotated[
+        int | None, typer.Option(help="Trainings at once on Ray (as many as fit).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the verdict as JSON.")] = False,
 ) -> None:
     """Measure every strategy on your data and say which to use.
@@ -48,7 +52,15 @@ def decide(
         overrides.append(f"track=[{', '.join(track)}]")
     with progress() as (listen, stop):
         decided = run(
-            study, output, overrides=overrides, resume=resume, fresh=fresh, listen=listen, stop=stop
+            study,
+            output,
+            overrides=overrides,
+            resume=resume,
+            fresh=fresh,
+            on=on,
+            workers=workers,
+            listen=listen,
+            stop=stop,
         )
     if as_json:
         print(json.dumps(decided.verdict.as_json(), ensure_ascii=False))

@@ -48,6 +48,8 @@ class Live:
             standing = self.standings[self.number]
             if standing.status == "running":
                 self.standings[self.number] = replace(standing, doing=_doing(step, standing.name))
+        elif step.stage.startswith("train "):
+            self._ahead(step)
         self.listen(replace(step, standings=tuple(self.standings), left_s=self._left(step)))
 
     def plan(self, plan: Plan, names: Sequence[str], seeds: int) -> None:
@@ -60,6 +62,17 @@ class Live:
             for name in names
         ]
         self.standings = [Standing(name) for name in shown]
+
+    def _ahead(self, step: Step) -> None:
+        """A training that is made before a strategy's turn comes."""
+        method = step.stage.removeprefix("train ").partition("/")[0]
+        for number, standing in enumerate(self.standings):
+            if parts(standing.name)[0] == method:
+                self.standings[number] = replace(standing, doing=_doing(step, standing.name))
+
+    def made_ahead(self) -> None:
+        """All trainings are made: what is left is asking."""
+        self.planned = [replace(plan, train_minutes=0.0) for plan in self.planned]
 
     def add(self, name: str) -> None:
         """One more strategy, found worth trying on the way: no plan knows it."""
@@ -105,6 +118,8 @@ class Live:
             return None
         if all(s.status in ("done", "failed") for s in self.standings):
             return None
+        if self.number < 0 and step.stage.startswith("train "):
+            return None  # several at once, on machines that the plan does not know
         pace = self._pace()
         waiting = [
             _seconds(plan)

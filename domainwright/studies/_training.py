@@ -2,15 +2,18 @@
 
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from domainwright.core.artifacts import aside, sha256_json
+from domainwright.core.artifacts import MANIFEST, aside, sha256_json
 from domainwright.core.errors import CapabilityError, RunFailed
 from domainwright.core.progress import Listener
 from domainwright.core.records import Row, Text
 from domainwright.models.base import Base
 from domainwright.studies._choice import STAND_IN, parts
+from domainwright.studies._on_ray import RayWorkers
+from domainwright.studies._worker import Outcome
 from domainwright.studies.ablation import advice, gain
 from domainwright.studies.data import StudyData
 from domainwright.studies.learning_curve import learning_curve
@@ -35,9 +38,39 @@ class Trainer:
     resume: bool
     listen: Listener
     stop: Callable[[], bool]
+    workers: RayWorkers | None = None
+    """Make trainings ahead, several at once; the study then finds them made. None: it makes them
+    itself, in turn."""
     search: Search | None = None
     tuned: dict[str, Tuned | RunFailed | CapabilityError] = field(default_factory=dict)
     _further: dict[tuple[str, int], Tuned] = field(default_factory=dict)
+    _made: dict[tuple[Path, int | None], Outcome] = field(default_factory=dict)
+    """(folder, step to pause at) -> what came of a training that was made ahead."""
+
+    def ahead(self, methods: Sequence[str]) -> None:
+        """Have all trainings of these methods made at once, where there is someone to do it."""
+        wanted = [self._wanted(method, self.folder / "trials" / method) for method in methods]
+        seeds = range(1, self.study.seeds)
+        self._ahead([*wanted, *(self._seeded(m, number) for m in methods for number in seeds)])
+
+    def _ahead(self, wanted: Sequence[Wanted], until: int | None = None) -> None:
+        if self.workers is None:
+            return
+        named = {w.folder.relative_to(self.folder).as_posix().split("/", 1)[1]: w for w in wanted}
+        if until is None:
+            made = [n for n, w in named.items() if (w.folder / "adapter" / MANIFEST).exists()]
+            named = {n: w for n, w in named.items() if n not in made}
+        if named:
+            found = self.workers.train(named, until, self.listen, self.stop)
+            self._made |= {(w.folder, until): found[name] for name, w in named.items()}
+
+    def _tune(self, wanted: Wanted, resume: bool) -> Tuned:
+        """As `tune`; what was made ahead is read back."""
+        made = self._made.get((wanted.folder, None))
+        if isinstance(made, Exception):
+            raise made
+        resume = resume or self.workers is not None
+        return tune(wanted, resume=resume, listen=self.listen, stop=self.stop)
 
     def tune(self, method: str) -> Tuned | RunFailed | CapabilityError:
         """The method's run, or why it failed: one must not lose the others their verdict."""
@@ -48,15 +81,16 @@ class Trainer:
     def _run(
         self, method: str, folder: Path, *, resume: bool | None = None
     ) -> Tuned | RunFailed | CapabilityError:
+        wanted = self._wanted(method, folder)
         try:
-            return tune(
-                self._wanted(method, folder),
-                resume=self.resume if resume is None else resume,
-                listen=self.listen,
-                stop=self.stop,
-            )
+            return self._tune(wanted, self.resume if resume is None else resume)
         except (RunFailed, CapabilityError) as error:
             return error
+
+    def _seeded(self, method: str, number: int) -> Wanted:
+        """The same method with another seed, in `trials/METHOD/seed-N`."""
+        wanted = self._wanted(method, self.folder / "trials" / method / f"seed-{number}")
+        return replace(wanted, seed=self.study.seed + number)
 
     def _wanted(self, method: str, folder: Path, rate: float | None = None) -> Wanted:
         study = self.study
@@ -104,28 +138,45 @@ class Trainer:
                 outcome = self._finish(self.search.winner)
         method = self.search.winner.method
         self.tuned[method] = outcome
+        if isinstance(outcome, Tuned):
+            self._ahead([self._seeded(method, number) for number in range(1, self.study.seeds)])
         return method
 
     def _race(self) -> Search:
         start: dict[str, float] | None = None
 
+        def wanted_of(candidate: Candidate) -> Wanted:
+            place, rate = self._place(candidate), candidate.learning_rate
+            return replace(self._wanted(candidate.method, place, rate), start=start)
+
+        def ahead(those: Sequence[Candidate], until: int) -> None:
+            nonlocal start
+            if self.workers and start is None and those:
+                with suppress(RunFailed, CapabilityError):  # which it meets again in its own turn
+                    start = advance(wanted_of(those[0]), 0, listen=self.listen).start
+            self._ahead([wanted_of(candidate) for candidate in those], until)
+
         def go_on(candidate: Candidate, until: int) -> Losses:
             nonlocal start
-            wanted = self._wanted(candidate.method, self._place(candidate), candidate.learning_rate)
-            wanted = replace(wanted, start=start)
-            paused = advance(wanted, until, listen=self.listen, stop=self.stop)
+            made = self._made.get((self._place(candidate), until))
+            if isinstance(made, Exception):
+                raise made
+            wanted = wanted_of(candidate)
+            paused = made or advance(wanted, until, listen=self.listen, stop=self.stop)
             start = paused.start  # of the base, which is every candidate's
             return paused.losses
 
         groups = {row.id: row.group for row in self.data.split.dev}
-        field, steps = self.plan.candidates, self.plan.steps
-        return race(field, steps, go_on, self.folder / "search", groups, listen=self.listen)
+        field, steps, place = self.plan.candidates, self.plan.steps, self.folder / "search"
+        return race(field, steps, go_on, place, groups, ahead=ahead, listen=self.listen)
 
     def _place(self, candidate: Candidate) -> Path:
         return self.folder / "search" / candidate.name
 
     def _finish(self, candidate: Candidate) -> Tuned | RunFailed | CapabilityError:
         """The candidate's run to its end, and what came of it in `trials/`."""
+        place, rate = self._place(candidate), candidate.learning_rate
+        self._ahead([self._wanted(candidate.method, place, rate)])
         outcome = self._run(candidate.method, self._place(candidate), resume=True)
         trial = self.folder / "trials" / candidate.method
         if isinstance(outcome, Tuned) and not trial.exists():
@@ -142,13 +193,7 @@ class Trainer:
             RunFailed: it fails its checks, so the strategy is none to rely on.
         """
         if (method, number) not in self._further:
-            wanted = self._wanted(method, self.folder / "trials" / method / f"seed-{number}")
-            self._further[method, number] = tune(
-                replace(wanted, seed=self.study.seed + number),
-                resume=self.resume,
-                listen=self.listen,
-                stop=self.stop,
-            )
+            self._further[method, number] = self._tune(self._seeded(method, number), self.resume)
         return self._further[method, number]
 
     def curve(self, results: Sequence[StrategyResult], best: str) -> LearningCurve | None:

@@ -117,6 +117,8 @@ def decide(
     overrides: Sequence[str] = (),
     resume: bool = False,
     fresh: bool = False,
+    on: str = "here",
+    workers: int | None = None,
     listen: Listener = quiet,
     stop: Callable[[], bool] = lambda: False,
 ) -> Decided:
@@ -126,12 +128,23 @@ def decide(
         study: path of a study file, or settings.
         folder: where to write; None: runs/<name>.
         overrides: "a.b=value" each, as with --set.
+        on: "here", or "ray": Ray's workers train, on as many machines as it has.
+        workers: trainings at once on Ray; None: as many as its machines hold.
     """
     settings = resolved(study, overrides)
     check_trackers(settings.track)
     target = Path(folder) if folder else RUNS / str(settings.name or "study")
     with tracked(settings, target, listen) as told:
-        verdict = run_study(settings, target, resume=resume, fresh=fresh, listen=told, stop=stop)
+        verdict = run_study(
+            settings,
+            target,
+            resume=resume,
+            fresh=fresh,
+            on=on,
+            workers=workers,
+            listen=told,
+            stop=stop,
+        )
         results = [_flat(r, verdict) for r in verdict.strategies]
         files = [target / "verdict.json", target / "report.html"]
         told.finish(results, files, verdict.recommendation.sentence)

@@ -34,6 +34,7 @@ from domainwright.studies._gate import GATE, gate_of
 from domainwright.studies._gated import GatedTrials, told
 from domainwright.studies._live import Live
 from domainwright.studies._names import is_gated
+from domainwright.studies._on_ray import RayWorkers, workers_of
 from domainwright.studies._retention_tasks import retention_tasks
 from domainwright.studies._retriever import RETRIEVER
 from domainwright.studies._training import Trainer
@@ -69,6 +70,8 @@ def decide(
     *,
     resume: bool = False,
     fresh: bool = False,
+    on: str = "here",
+    workers: int | None = None,
     listen: Listener = quiet,
     stop: Callable[[], bool] = lambda: False,
 ) -> Verdict:
@@ -76,15 +79,20 @@ def decide(
 
     Finished parts of an interrupted study are read back, not measured again.
 
+    Args:
+        on: "here", or "ray": Ray's workers train, several at once; the verdict is the same.
+        workers: of Ray; None: as many as its machines hold.
+
     Raises:
         ConfigError: `folder` holds another or a finished study, or what is not ours.
         DataError, CapabilityError, RunFailed: see each step.
     """
+    place = workers_of(study, on, workers)
     claim(folder, OF_STUDY)
-    with lock(folder):
+    with lock(folder), place as staff:
         open_study(study, folder, resume=resume, fresh=fresh)
         write_resolved(study, folder / STUDY_FILE)
-        return _Study(study, folder, resume, Live(listen), stop).run()
+        return _Study(study, folder, resume, Live(listen), stop, staff).run()
 
 
 @dataclass
@@ -96,6 +104,7 @@ class _Study:
     resume: bool
     listen: Live
     stop: Callable[[], bool]
+    workers: RayWorkers | None
 
     def run(self) -> Verdict:
         self.begun = time.perf_counter()
@@ -128,6 +137,9 @@ class _Study:
         before = self.exam.retained("base", nullcontext())
         gate = gate_of(study, self.data, self.folder, self.listen)
         self.gated = GatedTrials(self.exam, self.trainer, before, gate)
+        if self.workers and not self.plan.candidates:
+            self.trainer.ahead(list(dict.fromkeys(m for name in names if (m := parts(name)[0]))))
+            self.listen.made_ahead()
         results: list[StrategyResult] = []
         for name in names:
             self.listen.start(len(results))
@@ -173,6 +185,7 @@ class _Study:
             resume=self.resume,
             listen=self.listen,
             stop=self.stop,
+            workers=self.workers,
         )
 
     def _further(self, name: str, number: int) -> list[Item]:

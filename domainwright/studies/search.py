@@ -100,6 +100,7 @@ def race(
     folder: Path,
     groups: Mapping[str, str],
     *,
+    ahead: Callable[[Sequence[Candidate], int], None] = lambda those, until: None,
     listen: Listener = quiet,
 ) -> Search:
     """Run the rungs before the last; the winner is still to be trained to its end.
@@ -109,6 +110,7 @@ def race(
             candidate's alone.
         folder: keeps the losses of every rung, so that an interrupted race is read back.
         groups: row -> group. Rows of one group are not independent.
+        ahead: is told of the candidates that `advance` will be called for, and may do it at once.
 
     Raises:
         RunFailed: no candidate is left.
@@ -120,6 +122,7 @@ def race(
     for number, share in enumerate(RUNGS[size][:-1]):
         until = max(1, round(steps * share))
         losses: dict[str, Losses] = {}
+        ahead([state[n] for n in alive if _read(state[n], until, folder) is None], until)
         for done, name in enumerate(alive):
             listen(Step("search", done, len(alive), {"rung": f"{until} of {steps} steps"}))
             found = _read_or_advance(state[name], until, advance, folder)
@@ -216,17 +219,30 @@ def _mean(losses: Losses) -> float:
     return sum(a for _, a, _ in losses) / max(1, sum(n for _, _, n in losses))
 
 
-def _read_or_advance(
-    candidate: Candidate, until: int, advance: Callable[[Candidate, int], Losses], folder: Path
-) -> Losses | str:
-    """The losses at the rung, or why the candidate is out."""
-    file = folder / candidate.name / f"rung-{until}.json"
+def _rung(candidate: Candidate, until: int, folder: Path) -> tuple[Path, str]:
+    """(file of what the candidate was at the rung, hash of what it was asked)."""
     asked = sha256_json(asdict(replace(candidate, steps=0, loss=None, behind=None)))
+    return folder / candidate.name / f"rung-{until}.json", asked
+
+
+def _read(candidate: Candidate, until: int, folder: Path) -> Losses | str | None:
+    """What was kept of the rung: losses, or why the candidate is out; None: nothing yet."""
+    file, asked = _rung(candidate, until, folder)
     if file.is_file():
         known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         if known.get("asked") == asked:
             return known["failed"] or [(row, a, n) for row, a, n in known["losses"]]
-    failed, losses = "", []
+    return None
+
+
+def _read_or_advance(
+    candidate: Candidate, until: int, advance: Callable[[Candidate, int], Losses], folder: Path
+) -> Losses | str:
+    """The losses at the rung, or why the candidate is out."""
+    if (known := _read(candidate, until, folder)) is not None:
+        return known
+    file, asked = _rung(candidate, until, folder)
+    failed, losses = "", list[tuple[str, float, int]]()
     try:
         losses = advance(candidate, until)
         if not math.isfinite(_mean(losses)):
