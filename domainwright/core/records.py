@@ -71,6 +71,17 @@ class Choice(Row):
     answer: int
     """Index of the right choice, from 0."""
     context: str = ""
+    ask: str | None = None
+    """Of a text to be labelled: what is asked about it, at the head of a prompt; "" where the
+    user's own instruction asks. None: the question asks itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labelled(Row):
+    """A text and what it is: one of the labels that the rows of its files have."""
+
+    text: str
+    label: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Work in pieces on the disk, so that memory does not grow with the data and a kill costs a piece.
 
 A piece is `00012.chat.arrow` (kept rows of that kind, as columns), `00012.json` (what was dropped
-and changed) and `00012.npz` (the order of the kinds, keys and sketches). The last is written
+and changed) and `00012.bin` (the order of the kinds, keys and sketches). The last is written
 last: a piece without it does not exist. Every file gets its name when it is whole, so two
 processes that write one piece, as after a kill, write the same and harm nothing.
 """
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from domainwright.core.artifacts import sha256_json, write_json
 from domainwright.core.records import Row
 from domainwright.curate._sketch import BANDS, BINS, Sketch, sketched
-from domainwright.curate._table import KINDS, columns, rows_of
+from domainwright.curate._table import KINDS, columns, row_at, rows_of
 from domainwright.curate.content import content
 from domainwright.curate.copies import Keys, key_table
 
@@ -57,6 +57,15 @@ class AllKeys:
     sketch: Sketch
 
 
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """The kept rows of a piece, mapped; kinds by their number."""
+
+    kind_T: NDArray[np.uint8]
+    tables: dict[int, pa.Table]
+    columns: dict[int, dict[str, pa.ChunkedArray]]
+
+
 class Workshop:
     """The folder of the pieces; it lives beside the dataset until that is written.
 
@@ -81,7 +90,7 @@ class Workshop:
             write_json(mark, digest)
 
     def has(self, number: int) -> bool:
-        return self._path(number, "npz").is_file()
+        return self._path(number, "bin").is_file()
 
     def write(self, number: int, rows: Sequence[Row], piece: Piece) -> None:
         kind_T = np.array([KINDS.index(type(row)) for row in rows], dtype=np.uint8)
@@ -96,23 +105,19 @@ class Workshop:
         with self._whole(self._path(number, "json")) as file:
             file.write(json.dumps(fields, ensure_ascii=False).encode())
         sketch = sketched([content(row) for row in rows])
-        with self._whole(self._path(number, "npz")) as file:
-            np.savez(
-                file,
-                kinds=kind_T,
-                keys=key_table(rows),
-                signatures=sketch.signature_TK,
-                bands=sketch.key_BT,
-            )
+        with self._whole(self._path(number, "bin")) as file:
+            for array in (kind_T, key_table(rows), sketch.signature_TK, sketch.key_BT):
+                np.save(file, array)
 
     def read(self, number: int) -> Piece:
         return Piece(**json.loads(self._path(number, "json").read_text("utf-8")))
 
     def tables(self, number: int) -> dict[type[Row], tuple[NDArray[np.int64], pa.Table]]:
         """Kind -> (places of its rows in the piece, counted from 0, and the rows as a table)."""
-        kind_T, tables = self._opened(number)
+        opened = self._opened(number)
         return {
-            KINDS[kind]: (np.flatnonzero(kind_T == kind), table) for kind, table in tables.items()
+            KINDS[kind]: (np.flatnonzero(opened.kind_T == kind), table)
+            for kind, table in opened.tables.items()
         }
 
     def rows(self, number: int) -> list[Row]:
@@ -128,18 +133,19 @@ class Workshop:
         """Keys and sketches of all rows, in files that are mapped."""
         sizes = list[int]()
         for number in range(pieces):
-            with np.load(self._path(number, "npz")) as stored:
-                sizes.append(len(stored["kinds"]))
+            with open(self._path(number, "bin"), "rb") as file:
+                sizes.append(len(np.load(file)))
         self._starts = [0, *itertools.accumulate(sizes)][:-1]
         T = sum(sizes)
         key_T6 = self._mapped("keys.bin", np.uint64, (T, 6))
         signature_TK = self._mapped("signatures.bin", np.uint32, (T, BINS))
         key_BT = self._mapped("bands.bin", np.uint64, (BANDS, T))
         for number, (start, size) in enumerate(zip(self._starts, sizes, strict=True)):
-            with np.load(self._path(number, "npz")) as stored:
-                key_T6[start : start + size] = stored["keys"]
-                signature_TK[start : start + size] = stored["signatures"]
-                key_BT[:, start : start + size] = stored["bands"]
+            with open(self._path(number, "bin"), "rb") as file:
+                np.load(file)
+                key_T6[start : start + size] = np.load(file)
+                signature_TK[start : start + size] = np.load(file)
+                key_BT[:, start : start + size] = np.load(file)
         return AllKeys(key_T6=key_T6, sketch=Sketch(signature_TK, key_BT))
 
     def row(self, number: int) -> Row:
@@ -149,10 +155,11 @@ class Workshop:
             return self._cache[number]
         piece = bisect.bisect_right(self._starts, number) - 1
         place = number - self._starts[piece]
-        kind_T, tables = self._opened(piece)
+        opened = self._opened(piece)
+        kind_T = opened.kind_T
         kind = int(kind_T[place])
         at = int(np.count_nonzero(kind_T[:place] == kind))
-        (row,) = rows_of(KINDS[kind], tables[kind].slice(at, 1))
+        row = row_at(KINDS[kind], opened.columns[kind], at)
         self._cache[number] = row
         if len(self._cache) > _CACHED_ROWS:
             self._cache.popitem(last=False)
@@ -162,13 +169,18 @@ class Workshop:
         self._opened.cache_clear()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _open(self, number: int) -> tuple[NDArray[np.uint8], dict[int, pa.Table]]:
-        with np.load(self._path(number, "npz")) as stored:
-            kind_T = stored["kinds"]
-        return kind_T, {
+    def _open(self, number: int) -> "_Opened":
+        with open(self._path(number, "bin"), "rb") as file:
+            kind_T = np.load(file)
+        tables = {
             kind: pa.ipc.open_file(pa.memory_map(str(self._arrow(number, kind)))).read_all()
             for kind in np.unique(kind_T).tolist()
         }
+        named = {
+            kind: dict(zip(table.column_names, table.columns, strict=True))
+            for kind, table in tables.items()
+        }
+        return _Opened(kind_T, tables, named)
 
     def _mapped(self, name: str, kind: type[Any], shape: tuple[int, int]) -> NDArray[Any]:
         # A file of no bytes cannot be mapped.

@@ -20,6 +20,11 @@ def normal(name: str) -> str:
     return re.sub(r"[\s\-]+", "_", name.strip().lower())
 
 
+@functools.lru_cache(1_000)
+def _all_normal(names: tuple[str, ...]) -> bool:
+    return all(normal(name) == name for name in names)
+
+
 class Renaming:
     """Records with comparable column names, the user's own choice of columns first.
 
@@ -40,7 +45,9 @@ class Renaming:
             for alias in aliases
         } | set(self.taken.values())
 
-    def apply(self, data: Mapping[str, Any]) -> dict[str, Any]:
+    def apply(self, data: dict[str, Any]) -> dict[str, Any]:
+        if not self.taken and _all_normal(tuple(data)):
+            return data
         record: dict[str, Any] = {}
         for name, value in data.items():
             record.setdefault(normal(name), value)
@@ -65,12 +72,15 @@ class Renaming:
 
 
 _BOOL = re.compile(r"\s*(?:true|false)\s*", re.I)
+_FIRST_SIGNS = frozenset("[{tTfF")
 
 
 def shapes(record: Mapping[str, Any]) -> set[str]:
     """The columns as `Reader.matches` sees them: names, "messages[].role", "label:bool"."""
     found = set(record)
     for name, value in record.items():
+        if isinstance(value, str) and not (value[:1].isspace() or value[:1] in _FIRST_SIGNS):
+            continue
         turns = unpacked(value)
         if isinstance(turns, list) and turns and isinstance(turns[0], dict):
             found.update(f"{name}[].{key}" for key in turns[0])

@@ -65,7 +65,7 @@ def _line(raw: bytes, number: int, cut: bool) -> Record | Fault:
         cut_off = "" if text.rstrip().endswith("}") else f"; {CUT}"
         return Fault(number, "not_json", _first_words(error) + cut_off)
     # A whole character or none: what is wrong with a text is then in an escape.
-    return _checked(data, number, plain=b"\\u" not in raw)
+    return _checked(data, number, plain=not any(escape in raw for escape in _NO_CHARACTER))
 
 
 def _elements(items: list[Any]) -> Iterator[Record | Fault]:
@@ -73,6 +73,7 @@ def _elements(items: list[Any]) -> Iterator[Record | Fault]:
         yield _checked(item, position)
 
 
+_NO_CHARACTER = (b"\\u0000", b"\\ud", b"\\uD")
 _NESTED = {dict, list, RepeatedKey}.__contains__
 
 
@@ -91,6 +92,13 @@ def _checked(data: Any, number: int, plain: bool = False) -> Record | Fault:
 
 
 def _parse(text: str) -> Any:
+    try:
+        data, end = _scan(text, 0)
+        if not text[end:].strip(" \t\r\n"):
+            return data
+    except StopIteration:
+        pass
+    # Blanks before it, more behind it, or no JSON: this says what and where.
     return _DECODER.decode(text)
 
 
@@ -112,6 +120,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(
     strict=False, object_pairs_hook=_object, parse_constant=lambda name: None
 )
+_scan = _DECODER.scan_once  # type: ignore[attr-defined]
 
 
 def _records_in(whole: Any, path: Path) -> list[Any]:

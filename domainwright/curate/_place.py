@@ -1,13 +1,14 @@
 """Where a record stands, and what every row takes from it: id, group, date, topic."""
 
 import datetime
+import functools
 import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from domainwright.curate._cells import pick
+from domainwright.curate._cells import column, pick
 
 SHARED: dict[str, tuple[str, ...]] = {
     "id": ("id", "uid", "_id", "uuid", "qid", "question_id", "example_id", "row_id", "key"),
@@ -39,30 +40,36 @@ def given_id(record: Mapping[str, Any]) -> str | None:
     return _word(pick(record, SHARED["id"]))
 
 
+@functools.lru_cache(1_000)
+def _shared(names: tuple[str, ...]) -> list[str | None]:
+    """Of the columns `names` those with id, group, date and topic."""
+    return [column(names, SHARED[role]) for role in ("id", "group", "date", "topic")]
+
+
 def origin(record: Mapping[str, Any], place: Place) -> dict[str, Any]:
     """The fields of `Row`, as keyword arguments."""
-    own = given_id(record) or f"{place.prefix}:{place.line}"
-    written = pick(record, SHARED["date"])
+    id, group, written, topic = [name and record[name] for name in _shared(tuple(record))]
+    own = _word(id) or f"{place.prefix}:{place.line}"
     date = _iso(written)
     if date is None and written not in (None, ""):
         place.notes["date_not_iso"] += 1
     return {
         "id": own,
-        "group": _word(pick(record, SHARED["group"])) or own,
+        "group": _word(group) or own,
         "file": place.file,
         "line": place.line,
         "date": date,
-        "topic": _word(pick(record, SHARED["topic"])),
+        "topic": _word(topic),
     }
 
 
 def _word(value: Any) -> str | None:
     """A name as text; None for nothing. 7.0 is 7: pandas makes ids floats."""
+    if isinstance(value, str) or value is None:
+        return (value and value.strip()) or None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        return None
-    return str(value).strip() or None
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _iso(value: Any) -> str | None:

@@ -30,7 +30,7 @@ BAND = 4
 BANDS = BINS // BAND
 RUN_WORDS = 3
 _EMPTY = np.uint32(0xFFFFFFFF)
-_MOST_PAIRS = 16
+MOST_PAIRS = 16
 """A bucket of n rows is n (n - 1) / 2 pairs: beyond this, each row is compared with these
 many before it and with the first."""
 
@@ -40,8 +40,8 @@ _PART_TEXTS = 4_096
 """
 
 _BANDS_AT_ONCE = 8
-_PART_ROWS = 2**21
-"""Rows whose keys are in memory at a time: about 100 MB for a band."""
+_PART_ROWS = 2**20
+"""Rows whose keys are in memory at a time: about 50 MB for a band."""
 
 Signatures = NDArray[np.uint32]
 Made = TypeVar("Made")
@@ -57,16 +57,16 @@ class Sketch:
     """`band_keys` of the signatures."""
 
 
-def sketched(texts: Sequence[str]) -> Sketch:
-    signature_TK = signatures(texts)
+def sketched(texts: Sequence[str], words_each: int = RUN_WORDS) -> Sketch:
+    signature_TK = signatures(texts, words_each)
     return Sketch(signature_TK, band_keys(signature_TK))
 
 
-def signatures(texts: Sequence[str]) -> Signatures:
+def signatures(texts: Sequence[str], words_each: int = RUN_WORDS) -> Signatures:
     """Shape (T, K). A text without words has only the largest number."""
     native = library()
     if native is None:
-        return _plain_signatures(texts)
+        return _plain_signatures(texts, words_each)
     data = [encoded(text) for text in texts]
     bounds = np.zeros(len(texts) + 1, dtype=np.int64)
     np.cumsum([len(piece) for piece in data], out=bounds[1:])
@@ -75,7 +75,7 @@ def signatures(texts: Sequence[str]) -> Signatures:
     def part(begin: int) -> None:
         count = min(_PART_TEXTS, len(texts) - begin)
         native.dw_sketch(
-            joined, address(bounds[begin:]), long(count), long(RUN_WORDS), long(BINS),
+            joined, address(bounds[begin:]), long(count), long(words_each), long(BINS),
             address(out_TK[begin:]),
         )  # fmt: skip
 
@@ -91,8 +91,8 @@ def _on_cores(work: Callable[[int], Made], items: Sequence[int]) -> list[Made]:
         return list(threads.map(work, items))
 
 
-def _plain_signatures(texts: Sequence[str]) -> Signatures:
-    hash_S, bounds = shingled(texts, RUN_WORDS)
+def _plain_signatures(texts: Sequence[str], words_each: int) -> Signatures:
+    hash_S, bounds = shingled(texts, words_each)
     T = len(texts)
     out_TK = np.full((T, BINS), _EMPTY, dtype=np.uint32)
     if len(hash_S):
@@ -135,11 +135,12 @@ def band_keys(signature_TK: Signatures) -> NDArray[np.uint64]:
     return np.where(signature_TK[:, 0] == _EMPTY, np.uint64(0), key_BT | np.uint64(1))
 
 
-def candidates(sketch: Sketch, least: float = 0.0) -> NDArray[np.int64]:
+def candidates(sketch: Sketch, least: float = 0.0, most: int = MOST_PAIRS) -> NDArray[np.int64]:
     """Pairs (i, j), i < j, that agree in a band. Shape (Q, 2), sorted by j, then i.
 
     Args:
         least: pairs of a smaller `agreement` are left out.
+        most: rows before it with which a row of a bucket is paired, beside the first.
     """
     T, native = sketch.key_BT.shape[1], library()
 
@@ -152,7 +153,9 @@ def candidates(sketch: Sketch, least: float = 0.0) -> NDArray[np.int64]:
             filled = key != 0
             key, row = key[filled], row[filled]
             late_and_early = (
-                _plain_pairs(key, row, T) if native is None else _native_pairs(native, key, row, T)
+                _plain_pairs(key, row, T, most)
+                if native is None
+                else _native_pairs(native, key, row, T, most)
             )
             if least:
                 share_Q = agreement(sketch, _pairs(late_and_early, T))
@@ -190,7 +193,9 @@ def row_parts(key_T: NDArray[np.uint64]) -> Iterator[NDArray[np.int64]]:
         )
 
 
-def _plain_pairs(key: NDArray[np.uint64], row: NDArray[np.int64], T: int) -> NDArray[np.int64]:
+def _plain_pairs(
+    key: NDArray[np.uint64], row: NDArray[np.int64], T: int, most: int
+) -> NDArray[np.int64]:
     """j * T + i for the pairs of one band."""
     order = np.argsort(key, kind="stable")
     same = key[order[1:]] == key[order[:-1]]
@@ -199,7 +204,7 @@ def _plain_pairs(key: NDArray[np.uint64], row: NDArray[np.int64], T: int) -> NDA
     group = np.concatenate([[0], np.cumsum(~same)])
     begin = np.flatnonzero(np.concatenate([[True], ~same]))
     size = np.diff(np.append(begin, len(order)))
-    return np.concatenate(list(_pairs_within(row[order], group, begin, size, T)))
+    return np.concatenate(list(_pairs_within(row[order], group, begin, size, T, most)))
 
 
 def _pairs_within(
@@ -208,23 +213,24 @@ def _pairs_within(
     begin: NDArray[np.int64],
     size: NDArray[np.int64],
     T: int,
+    most: int,
 ) -> list[NDArray[np.int64]]:
     """j * T + i for the pairs of every group, rows of a group in rising order."""
     pieces = []
     offset = np.arange(len(row)) - begin[group]
     # The n-th row of a group with each of the rows before it, one distance at a time.
-    for back in range(1, min(_MOST_PAIRS, int(size.max())) + 1):
+    for back in range(1, min(most, int(size.max())) + 1):
         late = np.flatnonzero(offset >= back)
         if len(late):
             pieces.append(row[late] * T + row[late - back])
-    far = np.flatnonzero(offset > _MOST_PAIRS)
+    far = np.flatnonzero(offset > most)
     if len(far):
         pieces.append(row[far] * T + row[begin[group[far]]])
     return pieces
 
 
 def _native_pairs(
-    native: ctypes.CDLL, key: NDArray[np.uint64], row: NDArray[np.int64], T: int
+    native: ctypes.CDLL, key: NDArray[np.uint64], row: NDArray[np.int64], T: int, most: int
 ) -> NDArray[np.int64]:
     """What `_plain_pairs` makes of one band."""
     # A radix sort by the highest bits: what follows then stays within the processor's cache.
@@ -233,7 +239,7 @@ def _native_pairs(
     pair_Q2 = np.empty((max(1024, len(key)), 2), dtype=np.int64)
     while True:
         count = native.dw_band_pairs(
-            address(key), address(row), long(len(key)), long(_BUCKET_BITS), long(_MOST_PAIRS),
+            address(key), address(row), long(len(key)), long(_BUCKET_BITS), long(most),
             address(pair_Q2), long(len(pair_Q2)),
         )  # fmt: skip
         if count <= len(pair_Q2):

@@ -1,6 +1,7 @@
 """Rows as columns, and back: the table that `curate.read` reads as the same rows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from domainwright.core.records import (
     Chat,
     Choice,
     Document,
+    Labelled,
     Message,
     Preference,
     Rated,
@@ -36,6 +38,7 @@ _COLUMNS: dict[type[Row], list[tuple[str, Any]]] = {
         ("answer", pa.int64()),
     ],
     Text: [("text", pa.string())],
+    Labelled: [("text", pa.string()), ("label", pa.string())],
     Preference: [("prompt", _TURNS), ("chosen", pa.string()), ("rejected", pa.string())],
     Rated: [("prompt", _TURNS), ("completion", pa.string()), ("label", pa.bool_())],
     Document: [
@@ -46,6 +49,8 @@ _COLUMNS: dict[type[Row], list[tuple[str, Any]]] = {
     ],
 }
 
+
+_GROUP_ROWS = 20_000
 
 KINDS: tuple[type[Row], ...] = tuple(_COLUMNS)
 
@@ -61,16 +66,36 @@ def rows_of(kind: type[Row], table: pa.Table) -> list[Row]:
     return [_row(kind, record) for record in table.to_pylist()]
 
 
+def row_at(kind: type[Row], columns: Mapping[str, pa.ChunkedArray], place: int) -> Row:
+    """One of them; sliced and given to `rows_of` it would take twice as long."""
+    return _row(kind, {name: column[place].as_py() for name, column in columns.items()})
+
+
 class Table:
-    """A parquet file that rows of one kind are added to."""
+    """A parquet file that rows of one kind are added to, written beside whoever adds them."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._waiting, self._rows = list[pa.Table](), 0
+        self._thread, self._written = ThreadPoolExecutor(1), Future[None]()
+        self._written.set_result(None)
 
     def add(self, rows: pa.Table) -> None:
-        self._writer.write_table(rows)
+        self._waiting.append(rows)
+        self._rows += len(rows)
+        if self._rows >= _GROUP_ROWS:
+            self._write()
+
+    def _write(self) -> None:
+        self._written.result()
+        group, self._waiting, self._rows = pa.concat_tables(self._waiting), [], 0
+        self._written = self._thread.submit(self._writer.write_table, group)
 
     def close(self) -> None:
+        if self._waiting:
+            self._write()
+        self._thread.shutdown()
+        self._written.result()
         self._writer.close()
 
 
@@ -111,6 +136,8 @@ def _record(row: Row) -> dict[str, Any]:
             own |= {"page": row.page, "text": row.text}
         case Text():
             own["text"] = row.text
+        case Labelled():
+            own |= {"text": row.text, "label": row.label}
     return own
 
 

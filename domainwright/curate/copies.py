@@ -13,6 +13,7 @@ nearly the same when
     it is shorter and one ends with the other: "Question: What is gout?"
 """
 
+import ctypes
 import functools
 import hashlib
 import re
@@ -25,15 +26,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from domainwright.core.records import Chat, Choice, Document, Preference, Rated, Row
+from domainwright.core.records import Chat, Choice, Document, Labelled, Preference, Rated, Row
 from domainwright.curate._fields import parts
+from domainwright.curate._shingles import folded
 from domainwright.curate._sketch import Sketch, candidates, row_parts
 from domainwright.curate.content import answer, judgement, question, question_key
+from domainwright.curate.native import library, long
 from domainwright.maths.minhash import words
 
 NEAR = 0.55
 _RUN_WORDS = 3
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_THOUSANDS = re.compile(r",(?<=\d,)(?=\d{3}(?!\d))")
 _SHORT_WORDS = 12
 _SHORT_SHARE = 0.5
 _LABEL_WORDS = 3
@@ -182,7 +185,7 @@ def _compared(original: Row, later: Row) -> float | None:
             return None
         least = min(least, share)
     # Nearly the same question with another answer is a lesson: what made the difference?
-    if isinstance(later, (Choice, Rated)) and judgement(original) != judgement(later):
+    if isinstance(later, (Choice, Labelled, Rated)) and judgement(original) != judgement(later):
         return None
     if (
         isinstance(original, Preference)
@@ -202,26 +205,43 @@ def similarity(mine: str, other: str) -> float | None:
     >>> similarity("What is gout?", "Question: what is gout?")
     0.75
     """
+    native, mine, other = library(), folded(mine), folded(other)
+    if native is None or not (mine.isascii() and other.isascii()):
+        return _similarity(mine, other)
+    left, right = mine.encode(), other.encode()
+    share: float = native.dw_similarity(
+        left, long(len(left)), right, long(len(right)),
+        long(_RUN_WORDS), long(_SHORT_WORDS), ctypes.c_double(_SHORT_SHARE), ctypes.c_double(NEAR),
+    )  # fmt: skip
+    return None if share < 0 else share
+
+
+def _similarity(mine: str, other: str) -> float | None:
+    """The same in Python: where nothing is compiled, and for letters beyond ASCII."""
     left, right = _words(mine), _words(other)
     if left == right:
         return 1.0
     if min(len(left), len(right)) < _SHORT_WORDS:
-        short, long = sorted((left, right), key=len)
+        brief, full = sorted((left, right), key=len)
         # Words put before it ask the same; words behind it ("... in Spain") do not.
-        share = len(short) / len(long)
-        only_before = bool(short) and long[-len(short) :] == short
+        share = len(brief) / len(full)
+        only_before = bool(brief) and full[-len(brief) :] == brief
         return share if only_before and share >= _SHORT_SHARE else None
     a, b = _runs(mine), _runs(other)
     shared = len(a & b)
     share = shared / (len(a) + len(b) - shared)
     if share < NEAR:
         return None
-    more, fewer = Counter(right), Counter(left)
-    added, removed = more - fewer, fewer - more
+    before, after = dict(Counter(left)), dict(Counter(right))
     # The same words in another order: who sits to the left of whom.
-    moved = not added and not removed
-    exchanged = any(w[0].isdigit() for w in added) and any(w[0].isdigit() for w in removed)
+    moved = before == after
+    exchanged = _more_numbers(before, after) and _more_numbers(after, before)
     return None if moved or exchanged else share
+
+
+def _more_numbers(one: Mapping[str, int], other: Mapping[str, int]) -> bool:
+    """Whether a number stands more often in `one`."""
+    return any(n > other.get(word, 0) for word, n in one.items() if word[0].isdigit())
 
 
 def _sides(row: Row) -> list[str]:
@@ -231,7 +251,7 @@ def _sides(row: Row) -> list[str]:
             return [row.question, row.context, " ".join(sorted(row.choices))]
         case Preference():
             return [question(row), *sorted((row.chosen, row.rejected))]
-        case Document():
+        case Document() | Labelled():
             return [row.text]
     return [question(row), answer(row)]
 
@@ -242,6 +262,8 @@ def _whole(row: Row) -> tuple[str, ...]:
     match row:
         case Choice():
             return (*own, str(row.answer))
+        case Labelled():
+            return (*own, row.label)
         case Rated():
             return (*own, str(row.wanted))
     return own

@@ -1,24 +1,25 @@
 """Which texts say nearly the same? Jaccard similarity of their 5-grams of words.
 
-MinHash proposes pairs, the true similarity decides. The bands are shorter than
-FineWeb's (28 of 4 entries instead of 14 of 8): a filter may miss a copy, a split
-that must not leak may not. A pair at similarity 0.8 is missed once in millions.
+MinHash proposes pairs (`_sketch`), the true similarity decides. A filter may miss a copy, a split
+that must not leak may not: all pairs of a bucket are compared, and one at similarity 0.8 is missed
+once in a thousand millions.
 """
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from domainwright.maths.minhash import candidate_pairs, jaccard, shingles, signatures_of, words
+from domainwright.curate._shingles import shingled
+from domainwright.curate._sketch import candidates, sketched
+from domainwright.maths.minhash import words
 
 EXACT_BELOW_WORDS = 12
 """For rows: question and answer together below this length are copies only when equal."""
-_PERMUTATIONS = 112
-_BANDS = 28
 _SHINGLE_WORDS = 5
-# The standard deviation of an estimate from 112 entries is at most 0.048; five of
-# them below the threshold, a pair is not worth the exact count.
-_ESTIMATE_SLACK = 0.24
+# The standard deviation of an estimate is at most 0.04; five of them below the threshold, a pair
+# is not worth the exact count.
+_ESTIMATE_SLACK = 0.2
 
 
 def clusters(
@@ -54,16 +55,22 @@ def pairs(
 ) -> Iterator[tuple[int, int, float]]:
     """(i, j, similarity) of distinct texts at or above the threshold, i < j."""
     long = [n for n, text in enumerate(texts) if len(words(text)) >= exact_below_words]
-    hash_S, bounds = shingles([texts[n] for n in long], _SHINGLE_WORDS)
-    signature_TP = signatures_of(hash_S, bounds, permutations=_PERMUTATIONS)
-    near = candidate_pairs(signature_TP, bands=_BANDS)
-    for part in np.array_split(near, max(1, len(near) // 100_000)):
-        agree = (signature_TP[part[:, 0]] == signature_TP[part[:, 1]]).mean(axis=1)
-        for i, j in part[agree >= threshold - _ESTIMATE_SLACK].tolist():
-            own, other = (hash_S[bounds[n] : bounds[n + 1]] for n in (i, j))
-            similarity = jaccard(own, other)
-            if similarity >= threshold:
-                yield long[i], long[j], similarity
+    ours = [texts[n] for n in long]
+    sketch = sketched(ours, _SHINGLE_WORDS)
+    near = candidates(sketch, max(0.0, threshold - _ESTIMATE_SLACK), most=len(ours))
+    hash_S, bounds = shingled(ours, _SHINGLE_WORDS)
+    for i, j in near.tolist():
+        own, other = (hash_S[bounds[n] : bounds[n + 1]] for n in (i, j))
+        similarity = _jaccard(own, other)
+        if similarity >= threshold:
+            yield long[i], long[j], similarity
+
+
+def _jaccard(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> float:
+    """|A ∩ B| / |A ∪ B|; 0 for two empty ones."""
+    left, right = set(a.tolist()), set(b.tolist())
+    either = len(left | right)
+    return len(left & right) / either if either else 0.0
 
 
 class Groups:

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from domainwright.core.records import Row, SetAside
+from domainwright.curate._shingles import shingled
 from domainwright.curate.content import content
 from domainwright.curate.near_duplicates import EXACT_BELOW_WORDS, pairs
-from domainwright.maths.minhash import shingles, words
+from domainwright.maths.minhash import words
 
 _PASSAGE_WORDS = 13
 _PASSAGE_SHARE = 0.5
@@ -157,7 +158,7 @@ def _passages(
 def _grams(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """(hashes, rows), sorted by hash, each pair once; texts under 13 words have none."""
     long = [n for n, text in enumerate(texts) if len(words(text)) >= _PASSAGE_WORDS]
-    hash_S, bounds = shingles([texts[n] for n in long], _PASSAGE_WORDS)
+    hash_S, bounds = shingled([texts[n] for n in long], _PASSAGE_WORDS)
     row_S = np.repeat(np.array(long, dtype=np.int64), np.diff(bounds))
     order = np.lexsort((row_S, hash_S))
     hash_S, row_S = hash_S[order], row_S[order]

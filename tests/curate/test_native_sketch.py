@@ -1,11 +1,15 @@
 """The compiled sketch is the one in numpy, number for number."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
 from domainwright.core import compiled
 from domainwright.core.seeds import generator
 from domainwright.curate import _sketch, native
+from domainwright.curate._shingles import folded
+from domainwright.curate.copies import _similarity, similarity
 
 needs_compiler = pytest.mark.skipif(native.library() is None, reason="no C++ compiler (g++)")
 
@@ -73,3 +77,27 @@ def test_without_a_compiler_numpy_does_it(monkeypatch, tmp_path):
     with pytest.raises(compiled.NotCompiled, match="no C\\+\\+ compiler"):
         compiled.compiled("x", [], [])
     assert not list(tmp_path.iterdir())
+
+
+NUMBERED = (
+    "5 mg 50 130,000 130000 1,2345 1,234,567 x_y a1,234 the dose of it at night, (and) ,".split()
+)
+
+
+@needs_compiler
+def test_two_texts_are_as_alike_as_in_python():
+    rng, told = generator(7, "pairs"), Counter[str]()
+    for _ in range(4_000):
+        size = int(rng.choice([0, 1, 5, 11, 12, 13, 40, 90]))
+        mine = [str(word) for word in rng.choice(NUMBERED + WORDS, size=size)]
+        other = list(mine)
+        for _ in range(int(rng.choice([0, 1, 2, 6]))):
+            place = int(rng.integers(0, len(other) + 1))
+            other[place : place + int(rng.integers(0, 2))] = [str(rng.choice(NUMBERED))]
+        if rng.random() < 0.1:
+            other = list(rng.permutation(other))
+        pair = " ".join(mine), " ".join(other).upper()
+        said = similarity(*pair)
+        assert said == _similarity(*map(folded, pair)), pair
+        told["none" if said is None else "equal" if said == 1 else "near"] += 1
+    assert min(told.values()) > 300 and len(told) == 3

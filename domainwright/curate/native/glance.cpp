@@ -7,7 +7,9 @@
 
 namespace {
 
-enum Bit : int32_t { STRANGE = 1, BROKEN = 2, MARKUP = 4, FURNITURE = 8, WORDLESS = 16, PERSONAL = 32 };
+enum Bit : int32_t {
+  STRANGE = 1, BROKEN = 2, MARKUP = 4, FURNITURE = 8, WORDLESS = 16, PERSONAL = 32
+};
 enum Fact { BITS, TOKENS, DIFFERENT, UNKNOWN, UNKNOWN_LONG, LONG, FUNCTION, WORDS, FACTS };
 const int64_t LANGUAGE_CHARS = 2000, LARGEST = 1 << 20;
 const uint64_t BASE = 0x9E3779B97F4A7C15ull;
@@ -302,14 +304,15 @@ int32_t named_in(const uint8_t* text, int64_t bytes) {
     }
     if (b == ':') {
       const uint8_t* next = at + 1;
-      while (next < end && next - at <= 4 && (digit(*next) || (low(*next) >= 'a' && low(*next) <= 'f')))
-        ++next;
+      auto hexadecimal = [](uint8_t b) { return digit(b) || (low(b) >= 'a' && low(b) <= 'f'); };
+      while (next < end && next - at <= 4 && hexadecimal(*next)) ++next;
       sure |= next < end && *next == ':';
     }
     at_sign |= b == '@';
     lines |= b == '\n';
     // What stands between the items of a menu; five of them are beyond ASCII.
-    signs += b == '|' || b == '/' || b == '>' || b == '\t' || (b == ' ' && end - at > 1 && at[1] == ' ');
+    signs += b == '|' || b == '/' || b == '>' || b == '\t';
+    signs += b == ' ' && end - at > 1 && at[1] == ' ';
     if (b == '(') name.furniture |= said(at, end, "(c)");
     if (b >= 0xC2) {
       Character c(at, end);
@@ -430,7 +433,8 @@ void dw_glance(void* glance, const uint8_t* bytes, const int64_t* bounds, const 
   for (int64_t r = 0; r < R; ++r) {
     int64_t room = LANGUAGE_CHARS;
     for (int64_t t = first[r]; t < first[r + 1]; ++t)
-      glanced(g, bytes + bounds[t], bounds[t + 1] - bounds[t], facts + t * FACTS, rows + 2 * r, room);
+      glanced(g, bytes + bounds[t], bounds[t + 1] - bounds[t], facts + t * FACTS, rows + 2 * r,
+              room);
   }
 }
 }

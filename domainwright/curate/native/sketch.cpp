@@ -2,6 +2,7 @@
 // and do the same in numpy. T texts, K bins, W words.
 #include <algorithm>
 #include <cstdint>
+#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -43,9 +44,90 @@ void words_of(const uint8_t* text, int64_t bytes, std::vector<uint64_t>& found) 
   }
 }
 
+struct Word {
+  uint64_t hash;
+  bool number;  // begins with a digit
+  bool operator==(const Word& other) const { return hash == other.hash; }
+  bool operator<(const Word& other) const { return hash < other.hash; }
+};
+
+// Words of an ASCII text as `copies._words` has them: 130,000 is one.
+std::vector<Word> said(const uint8_t* text, int64_t bytes) {
+  auto digit = [&](int64_t at) {
+    return at >= 0 && at < bytes && text[at] >= '0' && text[at] <= '9';
+  };
+  auto letter = [&](int64_t at) { return text[at] == '_' || LETTERS.of[text[at]]; };
+  auto joins = [&](int64_t at) {
+    return text[at] == ',' && digit(at - 1) && digit(at + 1) && digit(at + 2) && digit(at + 3) &&
+           !digit(at + 4);
+  };
+  std::vector<Word> found;
+  for (int64_t at = 0; at < bytes;) {
+    if (!letter(at)) {
+      ++at;
+      continue;
+    }
+    uint64_t hash = 0, letters = 0;
+    bool number = digit(at);
+    for (; at < bytes && (letter(at) || joins(at)); ++at)
+      if (letter(at)) {
+        hash = hash * BASE + (text[at] == '_' ? '_' : LETTERS.of[text[at]]) + 1;
+        ++letters;
+      }
+    found.push_back({mixed(hash + letters), number});
+  }
+  return found;
+}
+
+std::vector<uint64_t> runs_of(const std::vector<Word>& words, size_t each) {
+  std::vector<uint64_t> found;
+  for (size_t first = 0; first + each <= words.size(); ++first) {
+    uint64_t hash = words[first].hash;
+    for (size_t k = 1; k < each; ++k) hash = hash * BASE + words[first + k].hash;
+    found.push_back(mixed(hash));
+  }
+  std::sort(found.begin(), found.end());
+  found.erase(std::unique(found.begin(), found.end()), found.end());
+  return found;
+}
+
+// Of two sorted lists of words: does a number stand more often in the first?
+bool more_numbers(const std::vector<Word>& one, const std::vector<Word>& other) {
+  auto there = other.begin();
+  for (const Word& word : one) {
+    while (there != other.end() && *there < word) ++there;
+    if (there != other.end() && *there == word) ++there;
+    else if (word.number) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 extern "C" {
+
+// What `copies.similarity` says of two ASCII texts; -1 for None.
+double dw_similarity(const uint8_t* a, int64_t a_bytes, const uint8_t* b, int64_t b_bytes,
+                     int64_t words_each, int64_t short_words, double short_share, double near) {
+  std::vector<Word> left = said(a, a_bytes), right = said(b, b_bytes);
+  if (left == right) return 1.0;
+  if (int64_t(std::min(left.size(), right.size())) < short_words) {
+    if (left.size() > right.size()) left.swap(right);
+    double share = double(left.size()) / double(right.size());
+    bool only_before =
+        !left.empty() && std::equal(left.begin(), left.end(), right.end() - left.size());
+    return only_before && share >= short_share ? share : -1.0;
+  }
+  std::vector<uint64_t> mine = runs_of(left, words_each), other = runs_of(right, words_each), both;
+  std::set_intersection(mine.begin(), mine.end(), other.begin(), other.end(),
+                        std::back_inserter(both));
+  double share = double(both.size()) / double(mine.size() + other.size() - both.size());
+  if (share < near) return -1.0;
+  std::sort(left.begin(), left.end());
+  std::sort(right.begin(), right.end());
+  bool exchanged = more_numbers(left, right) && more_numbers(right, left);
+  return left == right || exchanged ? -1.0 : share;
+}
 
 // bounds: T + 1 offsets into bytes. out (T, K) is filled.
 void dw_sketch(const uint8_t* bytes, const int64_t* bounds, int64_t T, int64_t words_each,
