@@ -9,9 +9,16 @@ Importing this package loads no torch: each name below is imported on first use.
 """
 
 import importlib
+import os
 from typing import Any
 
 __version__ = "0.1.0"
+
+# OpenMP's threads spin while they wait for each other. Where something else works on the machine,
+# the one they wait for is not running, and a training step of 1.1 s took 17. Torch's OpenMP reads
+# this when it is loaded.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 _HOMES = {
     "decide": "domainwright.studies.api",

@@ -70,7 +70,7 @@ def show(
 
 @app.command()
 def labels(
-    file: Annotated[Path, typer.Argument(help="Multiple choice, always the same choices.")],
+    file: Annotated[Path, typer.Argument(help="Texts with a label, or always the same choices.")],
     rows: Annotated[int, typer.Option("-n", "--rows", min=0, help="Rows to list.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

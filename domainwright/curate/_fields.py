@@ -3,7 +3,17 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from domainwright.core.records import Chat, Choice, Document, Message, Preference, Rated, Row, Text
+from domainwright.core.records import (
+    Chat,
+    Choice,
+    Document,
+    Labelled,
+    Message,
+    Preference,
+    Rated,
+    Row,
+    Text,
+)
 
 ANSWERS = ("answer", "text")
 """Parts that a model learns to write; the others are what it reads."""
@@ -22,7 +32,8 @@ def parts(row: Row) -> list[tuple[str, str]]:
             return [*_turns(row.prompt), ("answer", row.chosen), ("answer", row.rejected)]
         case Rated():
             return [*_turns(row.prompt), ("answer", row.reply)]
-        case Text():
+        case Text() | Labelled():
+            # Not the label: it is compared with those of other rows, sign for sign.
             return [("text", row.text)]
         case Document():
             section = [("section", row.section)] if row.section else []
@@ -59,7 +70,7 @@ def mapped(row: Row, change: Callable[[str, str], str]) -> Row:
             return replace(row, prompt=prompt, chosen=after[-2], rejected=after[-1])
         case Rated():
             return replace(row, prompt=_spoken(row.prompt, after[:-1]), reply=after[-1])
-        case Text():
+        case Text() | Labelled():
             return replace(row, text=after[0])
         case Document():
             section = after[1] if row.section else ""

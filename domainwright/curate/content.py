@@ -1,6 +1,16 @@
 """What a row asks and what it answers, as plain text: the ground on which rows are compared."""
 
-from domainwright.core.records import Chat, Choice, Document, Message, Preference, Rated, Row, Text
+from domainwright.core.records import (
+    Chat,
+    Choice,
+    Document,
+    Labelled,
+    Message,
+    Preference,
+    Rated,
+    Row,
+    Text,
+)
 from domainwright.maths.minhash import words
 
 
@@ -14,6 +24,8 @@ def question(row: Row) -> str:
             return _spoken(row.messages[:-1])
         case Choice():
             return f"{row.context}\n{row.question}" if row.context else row.question
+        case Labelled():
+            return row.text
         case Preference() | Rated():
             return _spoken(row.prompt)
         case Document():
@@ -28,6 +40,8 @@ def answer(row: Row) -> str:
             return row.answer
         case Choice():
             return row.choices[row.answer]
+        case Labelled():
+            return row.label
         case Preference():
             # Exchanged replies are the same content with the opposite judgement.
             return "\n".join(sorted((row.chosen, row.rejected)))

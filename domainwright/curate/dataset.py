@@ -24,6 +24,7 @@ PARTS = ("train", "dev", "test")
 _KINDS: dict[str, type[Row]] = {
     "chat": records.Chat,
     "choice": records.Choice,
+    "labelled": records.Labelled,
     "text": records.Text,
     "preference": records.Preference,
     "rated": records.Rated,
@@ -110,10 +111,12 @@ def read_dataset(folder: Path) -> Dataset:
 
 
 def row_as_json(row: Row) -> dict[str, Any]:
-    """The row as plain data, its kind first; a row of a file has no provenance to write down."""
+    """The row as plain data, its kind first, without a provenance or an ask that it has not."""
     data = {"kind": _NAMES[type(row)], **dataclasses.asdict(row)}
     if row.provenance is None:
         del data["provenance"]
+    if isinstance(row, records.Choice) and row.ask is None:
+        del data["ask"]
     return data
 
 

@@ -1,4 +1,4 @@
-"""Wrong labels in multiple choice whose choices are always the same. Nothing is dropped.
+"""Wrong labels, of texts or of multiple choice with always the same choices. Nothing is dropped.
 
 Each row's probabilities come from a logistic regression on the rows of other groups, K-fold;
 confident learning finds those whose label they contradict.
@@ -14,6 +14,7 @@ from domainwright.core.progress import Listener, Step, quiet
 from domainwright.core.records import Choice, Row
 from domainwright.core.seeds import generator
 from domainwright.curate.content import question
+from domainwright.curate.labelled import as_choices, label_set
 from domainwright.curate.selection.relevance import bag
 from domainwright.maths.confident_learning import doubts
 
@@ -74,7 +75,7 @@ def label_errors(
     Raises:
         DataError: rows of another kind, with several sets of choices, or of one group.
     """
-    labels, choices = _labels(rows)
+    labels, choices = _labels(as_choices(rows, label_set(rows)))
     label_N = np.array([labels.index(row.choices[row.answer]) for row in choices])
     fold_N = _folds([row.group for row in choices], seed)
     read, vectors_ND = _vectors([question(row) for row in choices], encode, listen)
@@ -109,7 +110,8 @@ def _labels(rows: Sequence[Row]) -> tuple[list[str], list[Choice]]:
         found = f"{len(sets)} sets of choices" if len(choices) == len(rows) else "other rows"
         raise DataError(
             f"The file holds {found}, and labels are compared between rows.",
-            "give multiple choice whose choices are always the same, in any order.",
+            "give texts with a label, or multiple choice whose choices are always the same, in any "
+            "order.",
         )
     if len({row.choices[row.answer] for row in choices}) < 2:
         raise DataError(

@@ -1,7 +1,8 @@
 """How each kind of row is written down for the model: one place for training and scoring.
 
 Choices follow lm-evaluation-harness: plain text, no chat template, the continuation is
-" " + choice. What is scored is written exactly as it was trained.
+" " + choice. What is scored is written exactly as it was trained. A text to be labelled is written
+as "Text: …" and "Label:", which a small base completes better than a question (LOG.md, 2026-11-22).
 """
 
 from collections.abc import Sequence
@@ -29,14 +30,28 @@ class Prompt:
 def choice_prompt(row: Choice) -> str:
     """The question as text, up to where the choice follows after one space."""
     context = f"{row.context.strip()}\n" if row.context.strip() else ""
-    return f"{context}Question: {row.question.strip()}\nAnswer:"
+    asked, given = _called(row)
+    return f"{context}{asked}: {row.question.strip()}\n{given}:"
 
 
 def solved(row: Chat | Choice) -> tuple[str, str]:
     """(question, right answer) as plain text, to be shown as an example in a prompt."""
     if isinstance(row, Choice):
-        return choice_prompt(row).removesuffix("\nAnswer:"), row.choices[row.answer]
+        prompt = choice_prompt(row).removesuffix(f"\n{_called(row)[1]}:")
+        return prompt, row.choices[row.answer]
     return row.question, row.answer
+
+
+def written(row: Chat | Choice) -> str:
+    """A solved row ahead of a choice."""
+    question, answer = solved(row)
+    return f"{question}\n{_called(row)[1]}: {answer}\n\n"
+
+
+def _called(row: Chat | Choice) -> tuple[str, str]:
+    """What question and answer are called in a prompt."""
+    labelled = isinstance(row, Choice) and row.ask is not None
+    return ("Text", "Label") if labelled else ("Question", "Answer")
 
 
 def continuation(template: Template, context: str, text: str) -> tuple[list[int], list[int]]:

@@ -78,7 +78,7 @@ def ask(
         lead: text put ahead of the question.
     """
     if isinstance(row, Choice):
-        head = f"{settings.instruction}\n" if settings.instruction else ""
+        head = "".join(f"{said}\n" for said in (settings.instruction, row.ask) if said)
         return Prompt(text=head + lead + choice_prompt(row), passages=passages, examples=examples)
     if not isinstance(row, Chat):
         return Prompt()

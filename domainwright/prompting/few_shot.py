@@ -9,7 +9,7 @@ import numpy as np
 from domainwright.core.records import Choice, Message, Row
 from domainwright.core.seeds import generator
 from domainwright.models.encoder import default_encoder
-from domainwright.models.forms import Prompt, solved
+from domainwright.models.forms import Prompt, solved, written
 from domainwright.prompting import PROMPTINGS
 from domainwright.prompting._sources import MARKERS, Sources, ask, question_of
 
@@ -61,10 +61,7 @@ class FewShot:
         shown = [self.pool[i] for i in reversed(chosen)]
         ids = tuple(r.id for r in shown)
         if isinstance(row, Choice):
-            blocks = [
-                f"{question}\nAnswer: {answer}\n\n" for question, answer in map(solved, shown)
-            ]
-            return ask(row, settings, lead="".join(blocks), examples=ids)
+            return ask(row, settings, lead="".join(map(written, shown)), examples=ids)
         turns = [
             m for q, a in map(solved, shown) for m in (Message("user", q), Message("assistant", a))
         ]

@@ -6,7 +6,7 @@ question's passages what is left of it.
 """
 
 from domainwright.core.records import Chat, Choice, Message, Row
-from domainwright.models.forms import Prompt, solved
+from domainwright.models.forms import Prompt, solved, written
 from domainwright.prompting import PROMPTINGS
 from domainwright.prompting._index import Passage
 from domainwright.prompting._sources import MARKERS, Sources, ask
@@ -31,15 +31,16 @@ class RagFewShot:
         lead = quotation(row, quoted)
         ids = tuple(example.id for example, *_ in shown)
         passages = tuple(p.shown for p in quoted)
-        blocks = [
-            (f"{quotation(example, found)}{question}", answer)
-            for example, found, _ in reversed(shown)
-            for question, answer in [solved(example)]
-        ]
+        solutions = [(quotation(example, found), example) for example, found, _ in reversed(shown)]
         if isinstance(row, Choice):
-            lead = "".join(f"{q}\nAnswer: {a}\n\n" for q, a in blocks) + lead
+            lead = "".join(before + written(example) for before, example in solutions) + lead
             return ask(row, settings, lead=lead, passages=passages, examples=ids)
-        turns = [m for q, a in blocks for m in (Message("user", q), Message("assistant", a))]
+        turns = [
+            turn
+            for before, example in solutions
+            for question, answer in [solved(example)]
+            for turn in (Message("user", before + question), Message("assistant", answer))
+        ]
         return ask(row, settings, before=turns, lead=lead, passages=passages, examples=ids)
 
     def _examples(self, row: Row, room: int) -> list[tuple[Chat | Choice, list[Passage], int]]:

@@ -146,12 +146,12 @@ def as_asked(
         if isinstance(row, Text):
             return row
         if rag and row.id in shown_ids:
-            shown = _shown(row, rag.prompt(row))
+            shown = as_shown(row, rag.prompt(row))
             done.append(row.id)
             listen(Step("passages", len(done), len(shown_ids)))
             if _tokens(base.template, shown) <= most:
                 return shown
-        return _shown(row, ask(row, study.prompting))
+        return as_shown(row, ask(row, study.prompting))
 
     if rag and "dense" in rag.kinds:
         asking = [question_of(row) for row in (*split.train, *split.dev) if row.id in shown_ids]
@@ -160,7 +160,7 @@ def as_asked(
     return replace(data, asked=changed)
 
 
-def _shown(row: Row, prompt: Prompt) -> Row:
+def as_shown(row: Row, prompt: Prompt) -> Row:
     """The row with what a prompt puts ahead of its question."""
     if isinstance(row, Chat):
         return replace(row, messages=(*prompt.messages, row.messages[-1]))

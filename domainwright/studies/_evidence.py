@@ -22,7 +22,8 @@ from domainwright.curate.selection.relevance import target_bag
 from domainwright.evaluate.tasks.answers import REFERENCE_TOKENS, reference_ids
 from domainwright.infer.likelihood import Likelihood, Request, score
 from domainwright.models.base import Base
-from domainwright.models.forms import choice_prompt, continuation
+from domainwright.models.forms import continuation
+from domainwright.prompting._sources import PromptSettings, ask
 
 STAGE = "read rows to select"
 
@@ -114,11 +115,16 @@ def _request(base: Base, row: Row) -> Request:
             return Request(base.template.prompt(row.messages[:-1]), reference_ids(base, row))
         case Choice():
             right = " " + row.choices[row.answer]
-            return Request(*continuation(base.template, choice_prompt(row), right))
+            return Request(*continuation(base.template, _bare(row), right))
         case Text():
             ids = base.template.tokens(row.text)[: min(REFERENCE_TOKENS, base.context)]
             return Request(_start(base), ids)
     raise TypeError(f"{type(row).__name__} rows are not read")
+
+
+def _bare(row: Choice) -> str:
+    """What is read ahead of the answer, without an instruction or examples."""
+    return ask(row, PromptSettings()).text
 
 
 def _start(base: Base) -> list[int]:
@@ -133,7 +139,7 @@ def _per_token(found: Sequence[Likelihood]) -> np.ndarray:
 def _margins(base: Base, rows: Sequence[Choice], listen: Listener) -> np.ndarray:
     """p(1) - p(2) of the softmax over the choices' log-probabilities."""
     asked = [
-        Request(*continuation(base.template, choice_prompt(row), " " + choice))
+        Request(*continuation(base.template, _bare(row), " " + choice))
         for row in rows
         for choice in row.choices
     ]

@@ -10,6 +10,7 @@ from domainwright.core.config import as_mapping
 from domainwright.core.errors import DataError
 from domainwright.core.progress import Listener
 from domainwright.core.records import Choice, Row, Text
+from domainwright.curate.labelled import as_texts
 from domainwright.curate.read import read_all
 from domainwright.evaluate.records import Item
 from domainwright.evaluate.retained import Retained, Suite, shipped_suite
@@ -140,13 +141,14 @@ def suite_of(study: StudySettings) -> Suite:
     suite = shipped_suite()
     extra = []
     for result in read_all(study.evaluate.retention):
-        other = [r for r in result.rows if not isinstance(r, (Text, Choice))]
+        rows = as_texts(result.rows)
+        other = [r for r in rows if not isinstance(r, (Text, Choice))]
         if other:
             raise DataError(
                 f"evaluate.retention: {result.file} holds {type(other[0]).__name__.lower()} rows.",
                 "give plain text or multiple choice.",
             )
-        extra += result.rows
+        extra += rows
     return Suite(
         suite.texts + tuple(r for r in extra if isinstance(r, Text)),
         suite.choices + tuple(r for r in extra if isinstance(r, Choice)),

@@ -7,6 +7,7 @@ from pathlib import Path
 from domainwright.core.errors import DataError
 from domainwright.core.progress import Listener, quiet
 from domainwright.core.records import Row, SetAside
+from domainwright.curate.labelled import as_texts
 from domainwright.curate.overlap import overlap, remove_leaks
 from domainwright.curate.read import read_all
 from domainwright.models.base import Base
@@ -73,7 +74,7 @@ def _from_file(
     base: Base, source: str, measured: Sequence[Row], longest: int
 ) -> tuple[list[TrainRow], list[SetAside], str]:
     (result,) = read_all([source])
-    rows, aside = as_conversations(result.rows)
+    rows, aside = as_conversations(as_texts(result.rows))
     unfit = [r for r in rows if type(r) not in TASK_OF]
     if unfit:
         raise DataError(

@@ -23,17 +23,20 @@ from domainwright.core.records import (
 from domainwright.core.seeds import share
 from domainwright.curate.dataset import write_dataset
 from domainwright.curate.duplicates import drop_duplicates
+from domainwright.curate.labelled import as_choices
 from domainwright.curate.overlap import OverlapReport, overlap, remove_leaks
 from domainwright.curate.read import ReadResult, read_all
 from domainwright.curate.split import Split, split, split_given
 from domainwright.models.base import Base
 from domainwright.studies._base import base_of
 from domainwright.studies._cleaned import curated
+from domainwright.studies._labels import label_notes, labels_asked
 from domainwright.studies._shape import mixed, shape, tasks_of
 from domainwright.studies.records import Data, Source
 from domainwright.studies.study import DataSettings, StudySettings
 
 TASK_OF = {Chat: "answers", Choice: "choices", Text: "texts"}
+ROLES = ("train", "development", "test")
 SHOWN = 12
 """Set-aside rows quoted in the report."""
 
@@ -109,26 +112,25 @@ def prepare(
     parts: dict[str, list[Row]] = {}
     aside: list[SetAside] = []
     sources = []
-    roles = [
-        (role, entry)
-        for role in ("train", "development", "test")
-        for entry in getattr(study.data, role)
-    ]
+    roles = [(role, entry) for role in ROLES for entry in getattr(study.data, role)]
     # All files in one call, so that no two rows have the same id.
     reads = read_all([_as_source(entry) for _, entry in roles])
+    labels = labels_asked(study, [row for result in reads for row in result.rows])
     for (role, entry), result in zip(roles, reads, strict=True):
         rows, unwanted = as_conversations(result.rows)
         rows, unused = _shared(rows, entry, study.seed)
         parts.setdefault(role, []).extend(rows)
         aside += unwanted + unused
         sources.append(_source(result, role))
-    for role in ("train", "development", "test"):
+    for role in ROLES:
         parts[role], doubled = drop_duplicates(parts.get(role, []))
         aside += doubled
-    task = _task(parts)
     curation = curated(study, parts, listen)
     parts["train"] = curation.train
     aside += curation.set_aside
+    # After curation, which may change words: labels are compared sign for sign.
+    parts = {role: as_choices(rows, labels) for role, rows in parts.items()}
+    task = _task(parts)
     divided = _divided(study.data, study.seed, parts)
     document_reads = read_all(study.data.documents, as_documents=True)
     documents = _documents(document_reads)
@@ -158,7 +160,7 @@ def prepare(
         given_away=_given_away(report, cleaned.train),
         order=order,
         tasks=tasks,
-        notes=(*curation.notes, *notes),
+        notes=(*curation.notes, *notes, *label_notes(labels, cleaned)),
     )
 
 
@@ -275,7 +277,7 @@ def _task(parts: dict[str, list[Row]]) -> str:
     if kind not in TASK_OF:
         raise DataError(
             f"A study cannot be decided on {kind.__name__.lower()} rows.",
-            "give conversations, multiple choice or plain text.",
+            "give conversations, multiple choice, labelled texts or plain text.",
         )
     return TASK_OF[kind]
 

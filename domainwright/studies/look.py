@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from domainwright.core.errors import DataError
+from domainwright.curate.labelled import as_choices, label_set
 from domainwright.curate.read import ReadResult, read
 from domainwright.models.forms import encode_rows
 from domainwright.models.resolve import resolve
 from domainwright.models.template import Template
+from domainwright.prompting._sources import PromptSettings, ask
+from domainwright.studies._asked import as_shown
 from domainwright.studies.data import as_conversations
 
 
@@ -38,10 +41,11 @@ def look(
 ) -> Look:
     """Read `file` and tokenise its first rows with the base's template; loads no weights."""
     result = read(file, format=format, columns=columns)
-    usable, _ = as_conversations(result.rows)
+    usable, _ = as_conversations(as_choices(result.rows, label_set(result.rows, fewest=1)))
+    asked = [as_shown(row, ask(row, PromptSettings())) for row in usable[:rows]]
     tokenizer = tokenizer_of(base)
     shown = []
-    for row in encode_rows(Template(tokenizer), usable[:rows], max_tokens):
+    for row in encode_rows(Template(tokenizer), asked, max_tokens):
         # The first token is predicted by nothing, so it is never supervised.
         marks = [on and i > 0 for i, on in enumerate(row.supervised)]
         shown.append(Shown(row.id, [str(tokenizer.decode([i])) for i in row.ids], marks))

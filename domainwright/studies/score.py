@@ -6,6 +6,8 @@ from typing import Any
 
 from domainwright.core.errors import DataError
 from domainwright.core.progress import Listener, quiet
+from domainwright.curate.dataset import read_dataset
+from domainwright.curate.labelled import LabelSet, as_choices, label_set, label_set_of
 from domainwright.curate.read import read
 from domainwright.evaluate.records import Item
 from domainwright.evaluate.tasks import TASKS
@@ -19,11 +21,13 @@ def score_file(
     model: str, data: Path, *, items: int, new_tokens: int, listen: Listener = quiet
 ) -> dict[str, Any]:
     """Scores of `model` (a base or a run folder) on the first `items` rows of a file."""
-    rows, _ = as_conversations(read(data).rows)
+    given = read(data).rows
+    labels = _labels_of(Path(model)) or label_set(given)
+    rows, _ = as_conversations(as_choices(given, labels))
     if not rows or type(rows[0]) not in TASK_OF:
         raise DataError(
             f"{data} holds no rows that can be scored.",
-            "give conversations, multiple choice or plain text.",
+            "give conversations, multiple choice, labelled texts or plain text.",
         )
     rows = rows[:items]
     run = run_of(model)
@@ -59,3 +63,9 @@ def score_file(
         "high": interval.high,
         **found,
     }
+
+
+def _labels_of(run: Path) -> LabelSet | None:
+    """The labels that a run was trained on: a file of a few rows may hold only some of them."""
+    folder = run / "dataset"
+    return label_set_of(read_dataset(folder).train) if folder.is_dir() else None

@@ -38,6 +38,7 @@ FORMATS = {
         {"Question": "a", "Option 1": "x", "Option 2": "y", "Answer Key": "y"},
         {"question": "a", "choices": {"label": ["A", "B"], "text": ["x", "y"]}, "answerKey": "B"},
         {"question": "a", "options": {"A": "x", "B": "y"}, "answer": "y", "answer_idx": "B"},
+        {"question": "a", "passage": "p", "choices": ["x", "y"], "answer": 0, "category": "c"},
     ],
     "preference": [
         {"prompt": "a", "chosen": "b", "rejected": "c", "messages": []},
@@ -51,6 +52,7 @@ FORMATS = {
         {"prompt": "a", "completion": "b", "label": "False"},
         {"prompt": "a", "completion": "b", "thumbs_up": 1},
     ],
+    "labelled": [{"text": "a", "label": "b"}, {"text": "a", "category": "b", "title": "t"}],
     "text": [{"text": "a"}, {"body": "a"}, {"title": "t", "content": "a"}],
 }
 

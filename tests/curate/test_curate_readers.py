@@ -40,6 +40,7 @@ EXAMPLES = {
     "prompt_completion": {"question": "Why?", "answer": "So."},
     "choice": {"question": "Why?", "choices": ["So.", "No."], "answer": 0},
     "text": {"text": "So."},
+    "labelled": {"text": "So.", "label": "fine"},
     "document": {"title": "T", "text": "So."},
     "preference": {"prompt": "Why?", "chosen": "So.", "rejected": "No."},
     "rated": {"prompt": "Why?", "completion": "So.", "label": True},

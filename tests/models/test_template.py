@@ -1,10 +1,12 @@
 """Which tokens are supervised, by hand; what a template may not do; how rows are written."""
 
+from dataclasses import replace
+
 import pytest
 
 from domainwright.core.errors import DataError
 from domainwright.core.records import Choice, Message, Text
-from domainwright.models.forms import choice_prompt, continuation, encode_rows, solved
+from domainwright.models.forms import choice_prompt, continuation, encode_rows, solved, written
 from domainwright.models.template import Template
 from tests.tiny import BEGIN, CHATML, END, START, chat, tiny_tokenizer
 
@@ -122,6 +124,10 @@ def test_the_choice_prompt():
         id="1", group="1", file="f", line=1, question="Q?", choices=("a",), answer=0, context="C. "
     )
     assert choice_prompt(with_context) == "C.\nQuestion: Q?\nAnswer:"
+    labelled = replace(row, ask="Which label?")
+    assert choice_prompt(labelled) == "Text: Q?\nLabel:"  # what is asked is the prompt's matter
+    assert written(labelled) == "Text: Q?\nLabel: b\n\n"
+    assert written(row) == "Question: Q?\nAnswer: b\n\n"
     assert solved(chat("q", "a")) == ("q", "a")
 
 

@@ -15,6 +15,7 @@ from domainwright.core.seeds import share
 from domainwright.curate.clean import Cleaner
 from domainwright.curate.content import exact_key
 from domainwright.curate.duplicates import drop_duplicates
+from domainwright.curate.labelled import as_choices, label_set_of
 from domainwright.curate.overlap import overlap, remove_leaks
 from domainwright.curate.read import ReadResult, read_all
 from domainwright.curate.selection import SELECTIONS, Seen
@@ -67,7 +68,8 @@ def offered(paths: Sequence[Path], data: StudyData, study: StudySettings) -> Off
     known = {row.id for part in (split.train, split.dev, split.test) for row in part}
     reads = [_distinct(result, known) for result in read_all([str(path) for path in paths])]
     rated = [r for x in reads for r in x.rows if isinstance(r, Rated) and not r.wanted]
-    rows, aside = as_conversations([row for result in reads for row in result.rows])
+    given = as_choices([r for x in reads for r in x.rows], label_set_of(split.train))
+    rows, aside = as_conversations(given)
     strange = next((row for row in rows if TASK_OF.get(type(row)) != data.task), None)
     if strange is not None:
         kind = next(k.__name__.lower() for k, task in TASK_OF.items() if task == data.task)
