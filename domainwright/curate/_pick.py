@@ -9,7 +9,13 @@ from domainwright.core.progress import Listener, Step
 from domainwright.curate._chunks import Workshop
 from domainwright.curate.content import content
 from domainwright.curate.read import ReadResult
-from domainwright.curate.select import SelectSettings, bags_of, left_out, vectors_of
+from domainwright.curate.select import (
+    SelectSettings,
+    bags_of,
+    left_out,
+    target_vectors_of,
+    vectors_of,
+)
 from domainwright.curate.selection import Seen
 from domainwright.curate.selection.relevance import target_bag
 
@@ -25,7 +31,8 @@ def check_without_base(wanted: SelectSettings) -> None:
     if wanted.needs_base:
         raise ConfigError(
             f"{wanted.method} needs a base that reads the rows, and curation has none.",
-            "take k_center, facility_location, dpp, relevance or random, or select in a study: "
+            "take k_center, facility_location, dpp, relevance, likeness or random, or select in a "
+            "study: "
             f"`data: {{select: {{method: {wanted.method}, rows: {wanted.rows}}}}}`.",
         )
     if wanted.needs_target and wanted.target is None:
@@ -46,7 +53,7 @@ def unpicked(
     """Row number -> (reason, detail) of the rows that are not chosen.
 
     Args:
-        target: what relevance aims at.
+        target: what relevance and likeness aim at.
         copied: numbers of rows that are no candidates.
 
     Raises:
@@ -68,12 +75,18 @@ def unpicked(
             bags += bags_of(rows)
         listen(Step("select", piece, pieces))
     wanted.check(len(numbers))
+    aim = [content(row) for row in target.rows] if target else []
     known = Seen(
         count=len(numbers),
         seed=SEED,
         vectors_ND=np.concatenate(vectors) if vectors else None,
+        target_vectors_MD=(
+            target_vectors_of(aim, cache=shop.folder)
+            if "target_vectors" in selection.needs
+            else None
+        ),
         bags_N=bags,
-        target_B=target_bag([content(row) for row in target.rows]) if target else None,
+        target_B=target_bag(aim) if "bags" in selection.needs else None,
     )
     chosen = selection.choose(known, wanted.rows)
     listen(Step("select", pieces, pieces))

@@ -12,6 +12,7 @@ from domainwright.core.errors import ConfigError
 from domainwright.core.records import Row, SetAside
 from domainwright.curate.augmentation import AUGMENTATIONS, Augmentation, Made, Tools
 from domainwright.curate.validity import Against, check
+from domainwright.curate.writer_settings import WriterSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,8 @@ class AugmentSettings:
     """Rows to make of every training row, or of every passage of the documents."""
     synonyms: str | None = None
     """File with a set of synonyms a line (`begin, start`). None: a short list of everyday words."""
+    writer: WriterSettings | None = None
+    """Of the methods for which a model writes. None: the study's own base."""
     ablation: bool = False
     """Also train the best method without any made row, to say whether they helped."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -33,6 +36,12 @@ class AugmentSettings:
         if self.copies < 1:
             raise ConfigError(f"augment.copies is {self.copies}.", "give a whole number from 1.")
         self.augmentation()
+        if self.writer and "writer" not in self.needs:
+            raise ConfigError(
+                f"augment.writer is set, and {self.method} asks no model.",
+                "leave `writer` out, or choose paraphrase, questions, self_instruct or "
+                "evol_instruct.",
+            )
 
     def augmentation(self) -> Augmentation:
         """The method with its settings."""

@@ -24,12 +24,12 @@ class SelectSettings:
     """Which rows are kept, and how many."""
 
     method: str
-    """random, k_center, facility_location, dpp, relevance, difficulty, uncertainty, perplexity or
-    influence."""
+    """random, k_center, facility_location, dpp, relevance, likeness, difficulty, uncertainty,
+    perplexity or influence."""
     rows: int
     target: str | None = None
-    """Of relevance: a file or a folder of texts that the rows should be like. None: in a study its
-    documents."""
+    """Of relevance and likeness: a file or a folder of texts that the rows should be like. None: in
+    a study its documents."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Of the method: {low: 0.1}."""
 
@@ -40,7 +40,7 @@ class SelectSettings:
         if self.target is not None and not self.needs_target:
             raise ConfigError(
                 f"select.target is {self.target}, and {self.method} looks at no target.",
-                "select by relevance, or leave `target` out.",
+                "select by relevance or likeness, or leave `target` out.",
             )
 
     def selection(self) -> Selection:
@@ -57,7 +57,7 @@ class SelectSettings:
     @property
     def needs_target(self) -> bool:
         """Whether rows are compared with a target."""
-        return "bags" in SELECTIONS.get(self.method).needs
+        return bool({"bags", "target_vectors"} & set(SELECTIONS.get(self.method).needs))
 
     def read_target(self) -> ReadResult | None:
         """What `target` names; None: it names nothing.
@@ -112,6 +112,15 @@ def vectors_of(
     from domainwright.models.encoder import default_encoder
 
     return default_encoder().encode([question(r) or answer(r) for r in rows], listen, cache=cache)
+
+
+def target_vectors_of(
+    texts: Sequence[str], listen: Listener = quiet, cache: Path | None = None
+) -> np.ndarray:
+    """Sentence vectors (M, 384) of what rows should be like."""
+    from domainwright.models.encoder import default_encoder
+
+    return default_encoder().encode(list(texts), listen, cache=cache)
 
 
 def bags_of(rows: Sequence[Row]) -> list[np.ndarray]:

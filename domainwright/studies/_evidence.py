@@ -16,7 +16,7 @@ from domainwright.core.progress import Listener
 from domainwright.core.records import Chat, Choice, Row, Text
 from domainwright.curate.content import content
 from domainwright.curate.dataset import row_as_json
-from domainwright.curate.select import bags_of, vectors_of
+from domainwright.curate.select import bags_of, target_vectors_of, vectors_of
 from domainwright.curate.selection import Seen
 from domainwright.curate.selection.relevance import target_bag
 from domainwright.evaluate.tasks.answers import REFERENCE_TOKENS, reference_ids
@@ -63,6 +63,9 @@ def seen(
         count=len(rows),
         seed=seed,
         vectors_ND=vectors,
+        target_vectors_MD=(
+            target_vectors_of(target(), listen, cache) if "target_vectors" in needs else None
+        ),
         loss_N=read.get("losses"),
         alone_N=read.get("alone"),
         margin_N=read.get("margins"),

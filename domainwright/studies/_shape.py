@@ -28,7 +28,7 @@ from domainwright.models.base import Base
 from domainwright.models.encoder import default_encoder
 from domainwright.studies._evidence import seen
 from domainwright.studies._influence import kept_influence
-from domainwright.studies._writer import BaseWriter
+from domainwright.studies._writer import writer_of
 from domainwright.studies.study import StudySettings, read_domain
 
 
@@ -41,6 +41,8 @@ class Shape:
     """Training rows that were not chosen."""
     made: list[ReadResult] = field(default_factory=list)
     """One for each augmentation: records = rows + set aside."""
+    notes: list[str] = field(default_factory=list)
+    """What the verdict says of it."""
 
 
 def shape(
@@ -95,9 +97,19 @@ def shape(
         listen(Step(f"augment {way.method}", 0, 1))
         tools = replace(
             _tools(study, way, _open(documents, hidden)),
-            writer=BaseWriter(base, study.base, vectors, listen) if "writer" in way.needs else None,
+            writer=(
+                writer_of(way.writer, base, study.base, vectors, listen)
+                if "writer" in way.needs
+                else None
+            ),
         )
         found = augment(own, way, tools, against)
+        if way.writer and way.writer.host:
+            shaped.notes.append(
+                f"Rows were written by {tools.model}: training rows"
+                + (" and passages" if "documents" in way.needs else "")
+                + " were sent there."
+            )
         shaped.made.append(_as_read(way, number, found, own))
         shaped.rows += found.rows
     return shaped

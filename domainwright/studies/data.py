@@ -160,7 +160,7 @@ def prepare(
         given_away=_given_away(report, cleaned.train),
         order=order,
         tasks=tasks,
-        notes=(*curation.notes, *notes, *label_notes(labels, cleaned)),
+        notes=(*curation.notes, *notes, *shaped.notes, *label_notes(labels, cleaned)),
     )
 
 

@@ -25,6 +25,7 @@ def seen(rows=20, seed=0, **known):
     alone = rng.uniform(2, 4, rows)
     everything = {
         "vectors_ND": vectors(rows, seed=seed),
+        "target_vectors_MD": vectors(9, seed=seed + 2),
         "loss_N": alone - rng.uniform(0.1, 1, rows),
         "alone_N": alone,
         "margin_N": None,
@@ -59,6 +60,7 @@ def test_equal_rows_are_taken_in_their_order(name):
     alike = Seen(
         count=20,
         vectors_ND=np.repeat(twice.vectors_ND, 2, axis=0),
+        target_vectors_MD=twice.target_vectors_MD,
         loss_N=np.repeat(twice.loss_N, 2),
         alone_N=np.repeat(twice.alone_N, 2),
         influence_N=np.repeat(twice.influence_N, 2),
@@ -217,3 +219,19 @@ def test_of_many_rows_a_part_stands_for_the_cover(monkeypatch):
     z = centres + 0.05 * vectors(400)
     found = chosen("facility_location", seen(400, vectors_ND=z), 3)
     assert sorted(int(z[row].argmax()) for row in found) == [0, 1, 2]
+
+
+def test_likeness_is_the_mean_of_the_nearest_by_brute_force(monkeypatch):
+    known = seen(50, seed=3)
+    z, t = known.vectors_ND.astype(float), known.target_vectors_MD.astype(float)
+    like = [sum(sorted((float(a @ b) for b in t), reverse=True)[:3]) / 3 for a in z]
+    want = sorted(range(50), key=lambda n: -like[n])[:12]
+    method = SELECTIONS.get("likeness")(nearest=3)
+    assert method.choose(known, 12).rows == want
+    monkeypatch.setattr("domainwright.curate.selection.likeness._AT_ONCE", 7)
+    assert method.choose(known, 12).rows == want
+    # A target of fewer texts than that counts whole.
+    one = seen(50, seed=3, target_vectors_MD=known.target_vectors_MD[:1])
+    assert method.choose(one, 1).rows == [int(np.argmax(z @ t[0]))]
+    with pytest.raises(ConfigError, match="nearest is 0"):
+        SelectSettings(method="likeness", rows=1, settings={"nearest": 0})

@@ -45,8 +45,9 @@ def test_every_source_of_evidence(tmp_path, base, method):
     assert ids(once.split.train) == ids(again.split.train) and len(once.split.train) == 8
 
 
-def test_the_documents_are_the_target_unless_another_is_named(tmp_path, base):
-    wanted = {"method": "relevance", "rows": 6}
+@pytest.mark.parametrize("method", ["relevance", "likeness"])
+def test_the_documents_are_the_target_unless_another_is_named(tmp_path, base, method):
+    wanted = {"method": method, "rows": 6}
 
     def asked(**data):
         """The numbers of the questions that were chosen: 0 for colours, 2 for shops."""

@@ -2,8 +2,8 @@
 
 A file registers one frozen dataclass; its fields are its settings. It has
 
-    needs                  what it looks at: "vectors", "losses", "alone", "margins", "bags",
-                           "lengths", "influence"
+    needs                  what it looks at: "vectors", "target_vectors", "losses", "alone",
+                           "margins", "bags", "lengths", "influence"
     choose(seen, count)    numbers of the rows, in the order in which they were chosen
 
 A choice follows from what is seen and the seed alone. Of equal rows the first is taken. Nothing
@@ -33,6 +33,8 @@ class Seen:
     seed: int = 0
     vectors_ND: np.ndarray | None = None
     """Sentence vectors, float32."""
+    target_vectors_MD: np.ndarray | None = None
+    """Of the target's texts."""
     loss_N: np.ndarray | None = None
     """Of what a row teaches, behind its question, by the base. Nats per token."""
     alone_N: np.ndarray | None = None
