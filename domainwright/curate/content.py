@@ -11,7 +11,7 @@ from domainwright.core.records import (
     Row,
     Text,
 )
-from domainwright.maths.minhash import words
+from domainwright.maths.words import words
 
 
 def question(row: Row) -> str:

@@ -32,7 +32,7 @@ from domainwright.curate._shingles import folded
 from domainwright.curate._sketch import Sketch, candidates, row_parts
 from domainwright.curate.content import answer, judgement, question, question_key
 from domainwright.curate.native import library, long
-from domainwright.maths.minhash import words
+from domainwright.maths.words import words
 
 NEAR = 0.55
 _RUN_WORDS = 3

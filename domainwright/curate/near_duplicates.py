@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from domainwright.curate._shingles import shingled
 from domainwright.curate._sketch import candidates, sketched
-from domainwright.maths.minhash import words
+from domainwright.maths.words import words
 
 EXACT_BELOW_WORDS = 12
 """For rows: question and answer together below this length are copies only when equal."""

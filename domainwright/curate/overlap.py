@@ -21,7 +21,7 @@ from domainwright.core.records import Row, SetAside
 from domainwright.curate._shingles import shingled
 from domainwright.curate.content import content
 from domainwright.curate.near_duplicates import EXACT_BELOW_WORDS, pairs
-from domainwright.maths.minhash import words
+from domainwright.maths.words import words
 
 _PASSAGE_WORDS = 13
 _PASSAGE_SHARE = 0.5

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from domainwright.maths.minhash import words
+from domainwright.maths.words import words
 
 LEAST_RATIO = 15.13
 LEAST_COUNT = 3

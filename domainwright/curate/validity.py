@@ -23,7 +23,7 @@ from domainwright.curate._protected import facts, names, negations
 from domainwright.curate.augmentation import Made
 from domainwright.curate.near_duplicates import EXACT_BELOW_WORDS, pairs
 from domainwright.curate.overlap import overlap
-from domainwright.maths.minhash import words
+from domainwright.maths.words import words
 
 LEAST_LENGTH, MOST_LENGTH = 0.5, 2.0
 MOST_ALIKE = 0.9

@@ -15,7 +15,7 @@ import numpy as np
 
 from domainwright.core.progress import Listener, quiet
 from domainwright.core.records import Document
-from domainwright.maths.minhash import words
+from domainwright.maths.words import words
 from domainwright.models.encoder import Encoder, default_encoder
 
 RRF = 60

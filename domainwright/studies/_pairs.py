@@ -18,7 +18,7 @@ import numpy as np
 from domainwright.core.progress import Listener, Step, quiet
 from domainwright.core.records import Document, Row, Text
 from domainwright.core.seeds import generator, share
-from domainwright.maths.minhash import words
+from domainwright.maths.words import words
 from domainwright.models.encoder import default_encoder
 from domainwright.models.forms import solved
 from domainwright.prompting._index import Index, passages_of

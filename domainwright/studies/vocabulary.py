@@ -11,7 +11,7 @@ from domainwright.curate.content import content
 from domainwright.curate.read import read
 from domainwright.curate.terms import LEAST_COUNT, Term, coverage, terms
 from domainwright.evaluate.retained import shipped_suite
-from domainwright.maths.minhash import words
+from domainwright.maths.words import words
 from domainwright.studies.look import tokenizer_of
 
 

@@ -134,10 +134,8 @@ def probe(
             held = meter.reset()
             # Products that were compiled for these sizes stay, too.
             state = max(state, held - resident)
-            begun = time.perf_counter()
-            mean_loss(job, large)
-            _wait(base)
-            reading, read_mib = time.perf_counter() - begun, meter.peak_mib() - held
+            reading = _reading_seconds(job, large)
+            read_mib = meter.peak_mib() - held
         saved = _checkpoint_seconds(job, optimiser)
     training = Line.through(*peaks)
     per_pass, per_flop = _rates(work(base, small), seconds[0], work(base, large), seconds[1])
@@ -154,6 +152,13 @@ def probe(
         checkpoint_seconds=saved,
         kept_mib=kept / 2**20,
     )
+
+
+def _reading_seconds(job: Job, documents: Sequence[TrainRow]) -> float:
+    begun = time.perf_counter()
+    mean_loss(job, documents)
+    _wait(job.base)
+    return time.perf_counter() - begun
 
 
 def _sizes(base: Base, seconds_per_token: float) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from domainwright.curate.augmentation.eda import changed, common_words
 from domainwright.curate.augmentation.self_instruct import rouge_l
 from domainwright.curate.dataset import row_as_json, row_from_json
 from domainwright.curate.validity import CHECKS, Against, check
-from domainwright.maths.minhash import words
+from domainwright.maths.words import words
 from tests.tiny import chat
 
 NOWHERE = Against()

@@ -11,7 +11,7 @@ from domainwright.curate import _shingles, _sketch
 from domainwright.curate._sketch import BAND, BINS, agreement, candidates, sketched
 from domainwright.curate.content import content
 from domainwright.curate.copies import copies, key_table, similarity
-from domainwright.maths.minhash import words
+from domainwright.maths.words import words
 
 AT = {"id": "1", "group": "1", "file": "f", "line": 1}
 LONG = (

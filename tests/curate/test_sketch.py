@@ -19,7 +19,7 @@ from domainwright.curate._sketch import (
     signatures,
     sketched,
 )
-from domainwright.maths.minhash import words
+from domainwright.maths.words import words
 
 
 def naive_shingles(text, size=5):

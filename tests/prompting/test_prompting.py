@@ -10,7 +10,7 @@ import pytest
 
 from domainwright.core.errors import ConfigError
 from domainwright.core.records import Choice, Document, Message, Text
-from domainwright.maths.minhash import words
+from domainwright.maths.words import words
 from domainwright.models import embedded
 from domainwright.prompting import PROMPTINGS, _index
 from domainwright.prompting._index import Index, passages_of

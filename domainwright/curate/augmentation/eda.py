@@ -26,7 +26,7 @@ from domainwright.core.records import Chat, Choice, Message, Row
 from domainwright.core.seeds import derive, generator
 from domainwright.curate._protected import protected
 from domainwright.curate.augmentation import AUGMENTATIONS, Made, Tools, provenance
-from domainwright.maths.minhash import words as words_of
+from domainwright.maths.words import words as words_of
 
 _FEWEST_GROUPS = 3
 _WORD = re.compile(r"\S+")

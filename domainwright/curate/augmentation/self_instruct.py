@@ -20,7 +20,7 @@ from domainwright.core.seeds import generator
 from domainwright.curate.augmentation import AUGMENTATIONS, Made, Tools, provenance, written
 from domainwright.curate.augmentation.eda import asked
 from domainwright.curate.augmentation.paraphrase import plain
-from domainwright.maths.minhash import words
+from domainwright.maths.words import words
 
 OWN, INVENTED = 6, 2
 """Tasks shown, of the training rows and of those made before."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 from domainwright.core.records import Chat, Row
 from domainwright.curate._glance import Glancing
 from domainwright.curate.filters import FILTERS, Drop, Look, Sample
-from domainwright.maths.minhash import words
+from domainwright.maths.words import words
 
 
 @FILTERS.register

@@ -24,7 +24,7 @@ import numpy as np
 from domainwright.core.errors import ConfigError
 from domainwright.core.seeds import generator
 from domainwright.curate.selection import SELECTIONS, Chosen, Seen
-from domainwright.maths.minhash import words
+from domainwright.maths.words import words
 
 BUCKETS = 10_000
 _LEAST = 1e-8

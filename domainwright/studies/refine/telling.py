@@ -13,7 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from domainwright.maths.minhash import words
+from domainwright.maths.words import words
 
 WORDS = 3
 
