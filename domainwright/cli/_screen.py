@@ -122,6 +122,12 @@ class _Bars:
 
     def show(self, step: Step) -> None:
         before, self.last = self.last, step
+        self._follow(before, step)
+        if before is None or _states(before) != _states(step):
+            # At once: a busy machine may draw the next picture late.
+            self.live.refresh()
+
+    def _follow(self, before: Step | None, step: Step) -> None:
         if self.now and before and (before.stage != step.stage or step.done < before.done):
             self._end(before)
         if step.stage == OVERALL:
@@ -181,6 +187,10 @@ class _Bars:
         line = Text(", ".join(words), style="dim", no_wrap=True, overflow="ellipsis")
         # Heading, summary, moving line and one that stays free.
         return Group(table(step.standings, width, max(1, height - 5)), line, self.bars)
+
+
+def _states(step: Step) -> list[str]:
+    return [standing.status for standing in step.standings]
 
 
 def _columns(width: int) -> list[Any]:

@@ -7,6 +7,7 @@ Dimension key:
     B  bytes      W  words      S  runs of words      T  texts
 """
 
+import functools
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -54,6 +55,8 @@ def _fold(run: str) -> str:
 _FOLDING = _Folding()
 # Quotes and dashes come again and again, a text in Chinese is one run that never does.
 _RUNS = Remembered(_fold, longest=4)
+_FOLDED = 0x3000 - 0x80
+"""Characters that are folded one by one: alphabets, marks and signs, not the signs of China."""
 _BEYOND = re.compile("[^\x00-\x7f]+")
 
 
@@ -66,6 +69,23 @@ def folded(text: str) -> str:
     if text.isascii():
         return text
     return _BEYOND.sub(lambda run: _RUNS[run[0]], text)
+
+
+@functools.cache
+def fold_table() -> tuple[NDArray[np.int32], bytes]:
+    """What characters become one by one: ((F, 2) first and last byte, the bytes), from U+0080 on.
+
+    (-1, -1) stands for one that depends on its neighbours.
+    """
+    bounds, data = np.full((_FOLDED, 2), -1, dtype=np.int32), bytearray()
+    for place in range(_FOLDED):
+        char = chr(0x80 + place)
+        # A capital sigma has two small letters.
+        if char != "\u03a3":
+            begin = len(data)
+            data += _fold(char).encode()
+            bounds[place] = begin, len(data)
+    return bounds, bytes(data)
 
 
 def encoded(text: str) -> bytes:

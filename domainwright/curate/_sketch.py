@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from domainwright.core.machine import cores
-from domainwright.curate._shingles import encoded, shingled
+from domainwright.curate._shingles import encoded, fold_table, shingled
 from domainwright.curate.native import address, library, long
 
 BINS = 160
@@ -67,20 +67,46 @@ def signatures(texts: Sequence[str], words_each: int = RUN_WORDS) -> Signatures:
     native = library()
     if native is None:
         return _plain_signatures(texts, words_each)
-    data = [encoded(text) for text in texts]
-    bounds = np.zeros(len(texts) + 1, dtype=np.int64)
+    out_TK = np.empty((len(texts), BINS), dtype=np.uint32)
+    unread_T = np.zeros(len(texts), dtype=np.uint8)
+    data = [text.encode("utf-8", "replace") for text in texts]
+    _native_signatures(native, data, words_each, out_TK, unread_T, fold_table())
+    late = np.flatnonzero(unread_T).tolist()
+    if late:
+        late_RK = np.empty((len(late), BINS), dtype=np.uint32)
+        data = [encoded(texts[t]) for t in late]
+        _native_signatures(native, data, words_each, late_RK, unread_T, None)
+        out_TK[late] = late_RK
+    return out_TK
+
+
+def _native_signatures(
+    native: ctypes.CDLL,
+    data: Sequence[bytes],
+    words_each: int,
+    out_TK: Signatures,
+    unread_T: NDArray[np.uint8],
+    folds: tuple[NDArray[np.int32], bytes] | None,
+) -> None:
+    """Fill `out_TK`, and `unread_T` with 1 where a text has to be folded in Python.
+
+    Args:
+        folds: `fold_table`; None: the texts are folded.
+    """
+    bounds = np.zeros(len(data) + 1, dtype=np.int64)
     np.cumsum([len(piece) for piece in data], out=bounds[1:])
-    joined, out_TK = b"".join(data), np.empty((len(texts), BINS), dtype=np.uint32)
+    joined = b"".join(data)
+    bound_F2, folded = folds or (np.empty((0, 2), dtype=np.int32), b"")
 
     def part(begin: int) -> None:
-        count = min(_PART_TEXTS, len(texts) - begin)
+        count = min(_PART_TEXTS, len(data) - begin)
         native.dw_sketch(
             joined, address(bounds[begin:]), long(count), long(words_each), long(BINS),
-            address(out_TK[begin:]),
+            address(out_TK[begin:]), address(bound_F2), folded, long(len(bound_F2)),
+            address(unread_T[begin:]),
         )  # fmt: skip
 
-    _on_cores(part, range(0, len(texts), _PART_TEXTS))
-    return out_TK
+    _on_cores(part, range(0, len(data), _PART_TEXTS))
 
 
 def _on_cores(work: Callable[[int], Made], items: Sequence[int]) -> list[Made]:

@@ -45,6 +45,20 @@ def test_the_same_signatures_and_pairs(seed, monkeypatch):
 
 
 @needs_compiler
+def test_every_alphabet_is_folded_as_in_python(monkeypatch):
+    rng = generator(11, "alphabets")
+    given = []
+    for _ in range(300):
+        points = rng.integers(0x80, 0x3400, size=60)
+        words = ["".join(map(chr, points[n : n + 3])) + "ab" * (n % 2) for n in range(0, 60, 3)]
+        given.append(" ".join([*words, "ΟΔΟΣ Σ", "e\u0301\u0323", "\ud800x", "한국어", "😀"]))
+    found = _sketch.signatures(given)
+    monkeypatch.setattr(_sketch, "library", lambda: None)
+    np.testing.assert_array_equal(found, _sketch.signatures(given))
+    assert len({tuple(row) for row in found.tolist()}) == len(given)
+
+
+@needs_compiler
 def test_more_pairs_than_rows(monkeypatch):
     given = ["the same words in every one of many rows"] * 3000
     found = _sketch.candidates(_sketch.sketched(given))

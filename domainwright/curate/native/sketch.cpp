@@ -37,11 +37,40 @@ void words_of(const uint8_t* text, int64_t bytes, std::vector<uint64_t>& found) 
     while (at < bytes && !LETTERS.of[text[at]]) ++at;
     if (at == bytes) break;
     uint64_t hash = 0;
-    int64_t begin = at;
-    for (; at < bytes && LETTERS.of[text[at]]; ++at)
-      if (at - begin < MOST_LETTERS) hash = hash * BASE + LETTERS.of[text[at]] + 1;
+    int64_t begin = at, most = std::min(bytes, begin + MOST_LETTERS);
+    for (; at < most && LETTERS.of[text[at]]; ++at) hash = hash * BASE + LETTERS.of[text[at]] + 1;
+    while (at < bytes && LETTERS.of[text[at]]) ++at;
     found.push_back(mixed(hash + uint64_t(at - begin)));
   }
+}
+
+// What characters beyond ASCII become, for those of two or three bytes: `_shingles.fold_table`.
+struct Folds {
+  const int32_t* bounds;  // of the characters from 0x80 on
+  const uint8_t* bytes;
+  int64_t count;
+};
+const int32_t UNKNOWN_FOLD = -1;
+
+// The text in which words are looked for; false where Python has to fold it.
+bool folded(const uint8_t* text, int64_t bytes, const Folds& folds, std::vector<uint8_t>& out) {
+  out.clear();
+  for (int64_t at = 0; at < bytes;) {
+    int64_t begin = at;
+    while (at < bytes && text[at] < 0x80) ++at;
+    out.insert(out.end(), text + begin, text + at);
+    if (at == bytes) break;
+    int more = text[at] >= 0xF0 ? 3 : text[at] >= 0xE0 ? 2 : 1;
+    if (more == 3 || at + more >= bytes) return false;
+    int64_t point = text[at] & (0x3F >> more);
+    for (int k = 1; k <= more; ++k) point = point << 6 | (text[at + k] & 0x3F);
+    int64_t place = point - 0x80;
+    if (place < 0 || place >= folds.count || folds.bounds[2 * place] == UNKNOWN_FOLD) return false;
+    out.insert(out.end(), folds.bytes + folds.bounds[2 * place],
+               folds.bytes + folds.bounds[2 * place + 1]);
+    at += more + 1;
+  }
+  return true;
 }
 
 struct Word {
@@ -129,13 +158,23 @@ double dw_similarity(const uint8_t* a, int64_t a_bytes, const uint8_t* b, int64_
   return left == right || exchanged ? -1.0 : share;
 }
 
-// bounds: T + 1 offsets into bytes. out (T, K) is filled.
+// bounds: T + 1 offsets into bytes. out (T, K) is filled. folds: of F characters; 0: the texts are
+// folded. unread (T) is 1 for a text that Python has to fold.
 void dw_sketch(const uint8_t* bytes, const int64_t* bounds, int64_t T, int64_t words_each,
-               int64_t K, uint32_t* out) {
+               int64_t K, uint32_t* out, const int32_t* fold_bounds, const uint8_t* fold_bytes,
+               int64_t F, uint8_t* unread) {
   std::vector<uint64_t> words;
+  std::vector<uint8_t> plain;
+  const Folds folds{fold_bounds, fold_bytes, F};
   for (int64_t t = 0; t < T; ++t) {
     words.clear();
-    words_of(bytes + bounds[t], bounds[t + 1] - bounds[t], words);
+    const uint8_t* text = bytes + bounds[t];
+    int64_t size = bounds[t + 1] - bounds[t];
+    bool ascii = !F || std::none_of(text, text + size, [](uint8_t b) { return b >= 0x80; });
+    unread[t] = !ascii && !folded(text, size, folds, plain);
+    if (unread[t]) continue;
+    if (ascii) words_of(text, size, words);
+    else words_of(plain.data(), plain.size(), words);
     uint32_t* row = out + t * K;
     std::fill(row, row + K, EMPTY);
     int64_t W = words.size(), runs = W == 0 ? 0 : std::max<int64_t>(W - words_each + 1, 1);
