@@ -6,6 +6,8 @@ from urllib.parse import urlsplit
 
 from domainwright.core.errors import ConfigError
 
+NEW_TOKENS = 160
+"""Longest reply, of the study's own base too."""
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 
 
@@ -22,7 +24,7 @@ class WriterSettings:
     """As the server calls it."""
     key: str | None = None
     """Name of the environment variable that holds the server's key."""
-    new_tokens: int = 160
+    new_tokens: int = NEW_TOKENS
     """Longest reply."""
     at_once: int = 4
     """Requests that a server is sent at the same time."""

@@ -19,12 +19,10 @@ from domainwright.core.artifacts import sha256_json, write_json
 from domainwright.core.errors import CapabilityError
 from domainwright.core.progress import Listener, Step
 from domainwright.core.records import Message
-from domainwright.curate.writer_settings import WriterSettings
+from domainwright.curate.writer_settings import NEW_TOKENS, WriterSettings
 from domainwright.infer.generate import answer
 from domainwright.models.base import Base, load_base
 
-NEW_TOKENS = 160
-"""Longest reply of the study's own base."""
 STAGE = "write rows"
 _TRIES, _WAIT_SECONDS, _TIMEOUT = 4, 1.0, 300.0
 _THOUGHTS = re.compile(r"\s*<think>.*?</think>\s*", re.S)
@@ -78,10 +76,7 @@ class BaseSource:
 
     def key(self) -> str:
         base = self._base()
-        asked = [base.sha256, str(base.dtype)]
-        if self._new_tokens != NEW_TOKENS:
-            asked.append(str(self._new_tokens))
-        return sha256_json(asked)
+        return sha256_json([base.sha256, str(base.dtype), self._new_tokens])
 
     def replies(self, prompts: Sequence[str], listen: Listener) -> Iterator[dict[str, str]]:
         base = self._base()

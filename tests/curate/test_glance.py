@@ -9,7 +9,8 @@ from domainwright.core.records import Chat, Choice, Document, Message, Rated, Te
 from domainwright.core.seeds import generator
 from domainwright.curate import _glance, native
 from domainwright.curate._glance import Glancer, Glancing
-from domainwright.curate.filters import FILTERS, Sample
+from domainwright.curate._personal import KINDS
+from domainwright.curate.filters import FILTERS, Sample, boilerplate
 from domainwright.curate.judge import Judge
 from domainwright.curate.preset import Preset, chosen
 
@@ -144,6 +145,25 @@ def test_clean_prose_is_looked_at_by_nobody(sample):
     seen = glance(made)
     asked = [look for look in looks if isinstance(look, Glancing) and not look.clear(seen).all()]
     assert not asked
+
+
+def test_every_kind_of_secret_stands_in_these_texts():
+    """glance.cpp knows the kinds by itself: a new one has to be planted here, and seen there."""
+    texts = [f"It says {secret} there." for secret in SECRETS]
+    unplanted = [
+        (kind.name, kind.pattern.pattern)
+        for kind in KINDS
+        if not any(kind.holds(own) for text in texts for own in kind.pattern.finditer(text))
+    ]
+    assert not unplanted
+
+
+@needs_compiler
+@pytest.mark.parametrize("hint", boilerplate._HINTS)
+def test_every_word_of_furniture_is_seen(sample, hint):
+    look = FILTERS.get("boilerplate")().ready(sample)
+    made = [Text(id="1", group="1", file="f", line=1, text=f"The end.\n{hint.title()} it")]
+    assert not look.clear(Glancer([look])(made)).any()
 
 
 @needs_compiler
