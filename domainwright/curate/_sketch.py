@@ -34,12 +34,13 @@ MOST_PAIRS = 16
 """A bucket of n rows is n (n - 1) / 2 pairs: beyond this, each row is compared with these
 many before it and with the first."""
 
-_BUCKET_BITS = 16
-_PART_TEXTS = 4_096
+_PART_TEXTS = 512
 """Work is shared among the cores in parts of this many texts: native code lets other threads run.
 """
 
 _BANDS_AT_ONCE = 8
+_PAIRS_HELD = 2**22
+"""Pairs that may stand more than once are looked through when there are so many."""
 _PART_ROWS = 2**20
 """Rows whose keys are in memory at a time: about 50 MB for a band."""
 
@@ -68,15 +69,17 @@ def signatures(texts: Sequence[str], words_each: int = RUN_WORDS) -> Signatures:
     if native is None:
         return _plain_signatures(texts, words_each)
     out_TK = np.empty((len(texts), BINS), dtype=np.uint32)
-    unread_T = np.zeros(len(texts), dtype=np.uint8)
-    data = [text.encode("utf-8", "replace") for text in texts]
-    _native_signatures(native, data, words_each, out_TK, unread_T, fold_table())
-    late = np.flatnonzero(unread_T).tolist()
-    if late:
-        late_RK = np.empty((len(late), BINS), dtype=np.uint32)
-        data = [encoded(texts[t]) for t in late]
-        _native_signatures(native, data, words_each, late_RK, unread_T, None)
-        out_TK[late] = late_RK
+
+    def part(begin: int) -> None:
+        some = texts[begin : begin + _PART_TEXTS]
+        data = [text.encode("utf-8", "replace") for text in some]
+        late = _native_signatures(native, data, words_each, out_TK[begin:], fold_table())
+        if late:
+            late_RK = np.empty((len(late), BINS), dtype=np.uint32)
+            _native_signatures(native, [encoded(some[t]) for t in late], words_each, late_RK, None)
+            out_TK[[begin + t for t in late]] = late_RK
+
+    _on_cores(part, range(0, len(texts), _PART_TEXTS))
     return out_TK
 
 
@@ -85,28 +88,22 @@ def _native_signatures(
     data: Sequence[bytes],
     words_each: int,
     out_TK: Signatures,
-    unread_T: NDArray[np.uint8],
     folds: tuple[NDArray[np.int32], bytes] | None,
-) -> None:
-    """Fill `out_TK`, and `unread_T` with 1 where a text has to be folded in Python.
+) -> list[int]:
+    """Fill `out_TK`; the numbers of the texts that have to be folded in Python.
 
     Args:
         folds: `fold_table`; None: the texts are folded.
     """
-    bounds = np.zeros(len(data) + 1, dtype=np.int64)
+    bounds, unread_T = np.zeros(len(data) + 1, dtype=np.int64), np.zeros(len(data), dtype=np.uint8)
     np.cumsum([len(piece) for piece in data], out=bounds[1:])
-    joined = b"".join(data)
     bound_F2, folded = folds or (np.empty((0, 2), dtype=np.int32), b"")
-
-    def part(begin: int) -> None:
-        count = min(_PART_TEXTS, len(data) - begin)
-        native.dw_sketch(
-            joined, address(bounds[begin:]), long(count), long(words_each), long(BINS),
-            address(out_TK[begin:]), address(bound_F2), folded, long(len(bound_F2)),
-            address(unread_T[begin:]),
-        )  # fmt: skip
-
-    _on_cores(part, range(0, len(data), _PART_TEXTS))
+    native.dw_sketch(
+        b"".join(data), address(bounds), long(len(data)), long(words_each), long(BINS),
+        address(out_TK), address(bound_F2), folded, long(len(bound_F2)), address(unread_T),
+    )  # fmt: skip
+    late: list[int] = np.flatnonzero(unread_T).tolist()
+    return late
 
 
 def _on_cores(work: Callable[[int], Made], items: Sequence[int]) -> list[Made]:
@@ -154,6 +151,18 @@ def _densified(out_TK: Signatures) -> Signatures:
 
 def band_keys(signature_TK: Signatures) -> NDArray[np.uint64]:
     """One number per band and text: equal where the band is, 0 without words. Shape (B, T)."""
+    native, T = library(), len(signature_TK)
+    if native is not None:
+        key_BT = np.empty((BANDS, T), dtype=np.uint64)
+
+        def part(begin: int) -> None:
+            native.dw_band_keys(
+                address(signature_TK[begin:]), long(min(_PART_TEXTS, T - begin)), long(BINS),
+                long(BAND), address(key_BT[:, begin:]), long(T),
+            )  # fmt: skip
+
+        _on_cores(part, range(0, T, _PART_TEXTS))
+        return key_BT
     key_BT = np.zeros((BANDS, len(signature_TK)), dtype=np.uint64)
     for entry in range(BAND):
         key_BT = (key_BT ^ signature_TK[:, entry::BAND].T) * np.uint64(0x9E3779B97F4A7C15)
@@ -169,6 +178,7 @@ def candidates(sketch: Sketch, least: float = 0.0, most: int = MOST_PAIRS) -> ND
         most: rows before it with which a row of a bucket is paired, beside the first.
     """
     T, native = sketch.key_BT.shape[1], library()
+    equal = int(np.searchsorted(np.arange(BINS + 1) / BINS, least))
 
     # One band at a time, and of many rows a part of them: the keys may lie in a file and be more
     # than fits in memory.
@@ -176,26 +186,34 @@ def candidates(sketch: Sketch, least: float = 0.0, most: int = MOST_PAIRS) -> ND
         key_T, found = sketch.key_BT[number], [np.empty(0, dtype=np.int64)]
         for row in row_parts(key_T):
             key = key_T[row]
-            filled = key != 0
-            key, row = key[filled], row[filled]
-            late_and_early = (
-                _plain_pairs(key, row, T, most)
-                if native is None
-                else _native_pairs(native, key, row, T, most)
-            )
+            if native is not None:
+                found.append(_native_pairs(native, key, row, sketch.signature_TK, equal, most))
+                continue
+            late_and_early = _plain_pairs(key[key != 0], row[key != 0], T, most)
             if least:
-                share_Q = agreement(sketch, _pairs(late_and_early, T))
+                share_Q = agreement(sketch.signature_TK, _pairs(late_and_early, T))
                 late_and_early = late_and_early[share_Q >= least]
             found.append(late_and_early)
         return np.concatenate(found)
 
-    key_Q = np.empty(0, dtype=np.int64)
+    key_Q, found = np.empty(0, dtype=np.int64), list[NDArray[np.int64]]()
     for first in range(0, BANDS, _BANDS_AT_ONCE):
-        bands = range(first, min(BANDS, first + _BANDS_AT_ONCE))
-        # A close pair stands in most bands. np.unique hashes, which takes four times as long.
-        key_Q = np.sort(np.concatenate([key_Q, *_on_cores(band, bands)]))
-        key_Q = key_Q[np.diff(key_Q, prepend=-1) != 0]
+        found += _on_cores(band, range(first, min(BANDS, first + _BANDS_AT_ONCE)))
+        # A close pair stands in most bands.
+        if sum(map(len, found)) > _PAIRS_HELD or first + _BANDS_AT_ONCE >= BANDS:
+            key_Q, found = _distinct(np.concatenate([key_Q, *found])), []
     return _pairs(key_Q, T)
+
+
+def _distinct(value_Q: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Every value once, rising. All are 0 or more; overwritten."""
+    native = library()
+    if native is None:
+        # np.unique hashes, which takes four times as long.
+        value_Q = np.sort(value_Q)
+        return value_Q[np.diff(value_Q, prepend=-1) != 0]
+    other_Q = np.empty_like(value_Q)
+    return value_Q[: native.dw_distinct(address(value_Q), address(other_Q), long(len(value_Q)))]
 
 
 def _pairs(late_and_early: NDArray[np.int64], T: int) -> NDArray[np.int64]:
@@ -256,35 +274,27 @@ def _pairs_within(
 
 
 def _native_pairs(
-    native: ctypes.CDLL, key: NDArray[np.uint64], row: NDArray[np.int64], T: int, most: int
+    native: ctypes.CDLL,
+    key: NDArray[np.uint64],
+    row: NDArray[np.int64],
+    signature_TK: Signatures,
+    equal: int,
+    most: int,
 ) -> NDArray[np.int64]:
-    """What `_plain_pairs` makes of one band."""
-    # A radix sort by the highest bits: what follows then stays within the processor's cache.
-    order = np.argsort((key >> np.uint64(64 - _BUCKET_BITS)).astype(np.uint16), kind="stable")
-    key, row = key[order], row[order]
-    pair_Q2 = np.empty((max(1024, len(key)), 2), dtype=np.int64)
+    """What `_plain_pairs` makes of one band, of pairs that agree in `equal` entries or more."""
+    pair_Q = np.empty(max(1024, len(row)), dtype=np.int64)
     while True:
-        count = native.dw_band_pairs(
-            address(key), address(row), long(len(key)), long(_BUCKET_BITS), long(most),
-            address(pair_Q2), long(len(pair_Q2)),
+        count: int = native.dw_band_pairs(
+            address(key), address(row), long(len(row)), long(len(signature_TK)), long(most),
+            address(signature_TK), long(BINS), long(equal), address(pair_Q), long(len(pair_Q)),
         )  # fmt: skip
-        if count <= len(pair_Q2):
-            pair_Q2 = pair_Q2[:count]
-            late_and_early: NDArray[np.int64] = pair_Q2[:, 0] * T + pair_Q2[:, 1]
-            return late_and_early
-        pair_Q2 = np.empty((count, 2), dtype=np.int64)
+        if count <= len(pair_Q):
+            return pair_Q[:count]
+        pair_Q = np.empty(count, dtype=np.int64)
 
 
-def agreement(sketch: Sketch, pair_Q2: NDArray[np.int64]) -> NDArray[np.float64]:
+def agreement(signature_TK: Signatures, pair_Q2: NDArray[np.int64]) -> NDArray[np.float64]:
     """Estimated Jaccard similarity per pair. Its standard deviation is at most 0.04."""
-    native, signature_TK = library(), sketch.signature_TK
-    if native is not None:
-        equal_Q = np.empty(len(pair_Q2), dtype=np.int32)
-        native.dw_agreement(
-            address(signature_TK), address(np.ascontiguousarray(pair_Q2)), long(len(pair_Q2)),
-            long(BINS), address(equal_Q),
-        )  # fmt: skip
-        return equal_Q / BINS
     out_Q = np.empty(len(pair_Q2))
     for begin in range(0, len(pair_Q2), 50_000):
         part = pair_Q2[begin : begin + 50_000]

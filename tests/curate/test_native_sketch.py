@@ -36,12 +36,29 @@ def test_the_same_signatures_and_pairs(seed, monkeypatch):
     given = texts(seed)
     sketch = _sketch.sketched(given)
     pairs = _sketch.candidates(sketch)
-    shares = _sketch.agreement(sketch, pairs)
+    shares = _sketch.agreement(sketch.signature_TK, pairs)
+    near = _sketch.candidates(sketch, 0.3)
+    np.testing.assert_array_equal(near, pairs[shares >= 0.3])
+    assert 0 < len(near) < len(pairs)
+    monkeypatch.setattr(_sketch, "_PAIRS_HELD", 10)
+    np.testing.assert_array_equal(pairs, _sketch.candidates(sketch))
     monkeypatch.setattr(_sketch, "library", lambda: None)
+    np.testing.assert_array_equal(near, _sketch.candidates(sketch, 0.3))
     np.testing.assert_array_equal(sketch.signature_TK, _sketch.signatures(given))
     np.testing.assert_array_equal(pairs, _sketch.candidates(sketch))
-    np.testing.assert_array_equal(shares, _sketch.agreement(sketch, pairs))
     assert len(pairs) > 300
+
+
+@needs_compiler
+def test_words_and_gaps_of_every_length(monkeypatch):
+    rng = generator(3, "lengths")
+    signs = np.frombuffer(b"azAZ09mM@[`{/: .-_", dtype=np.uint8)
+    given = ["x" * n + " " + "Y" * (140 - n) for n in range(140)]
+    given += [bytes(rng.choice(signs, size=n)).decode() for n in range(1, 300)]
+    given += [" " * n + "one two" + "\x00" * n for n in range(130)]
+    found = _sketch.signatures(given)
+    monkeypatch.setattr(_sketch, "library", lambda: None)
+    np.testing.assert_array_equal(found, _sketch.signatures(given))
 
 
 @needs_compiler

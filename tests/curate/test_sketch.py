@@ -103,7 +103,7 @@ def test_estimates_and_candidates_follow_the_formula(share):
         base += [" ".join(left), " ".join(right)]
     true = share / (2 - share)
     sketch = sketched(base, words_each=1)
-    agree = agreement(sketch, np.arange(2 * pairs).reshape(pairs, 2))
+    agree = agreement(sketch.signature_TK, np.arange(2 * pairs).reshape(pairs, 2))
     sigma = (true * (1 - true) / BINS) ** 0.5
     assert abs(agree.mean() - true) < 4 * sigma / pairs**0.5
     # Of one permutation the entries exclude each other a little: less spread than of many.

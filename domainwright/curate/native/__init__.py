@@ -22,6 +22,7 @@ def library() -> ctypes.CDLL | None:
     except (NotCompiled, OSError):
         return None
     found.dw_band_pairs.restype = ctypes.c_int64
+    found.dw_distinct.restype = ctypes.c_int64
     found.dw_similarity.restype = ctypes.c_double
     found.dw_glance_new.restype = ctypes.c_void_p
     return found

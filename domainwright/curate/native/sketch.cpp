@@ -2,6 +2,7 @@
 // and do the same in numpy. T texts, K bins, W words.
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <iterator>
 #include <utility>
 #include <vector>
@@ -19,28 +20,69 @@ inline uint64_t mixed(uint64_t v) {
 }
 
 // A byte in lower case, or 0 where no word goes on.
-struct Letters {
-  uint8_t of[256];
-  Letters() {
-    for (int b = 0; b < 256; ++b) {
-      int low = b >= 'A' && b <= 'Z' ? b + 32 : b;
-      bool in = (low >= 'a' && low <= 'z') || (low >= '0' && low <= '9') || b >= 0x80;
-      of[b] = in ? low : 0;
-    }
+inline uint8_t letter(uint8_t b) {
+  uint8_t low = b + (b >= 'A' && b <= 'Z' ? 32 : 0);
+  return (low >= 'a' && low <= 'z') | (low >= '0' && low <= '9') | (low >= 0x80) ? low : 0;
+}
+
+struct Powers {
+  uint64_t of[9];
+  Powers() {
+    of[0] = 1;
+    for (int k = 1; k < 9; ++k) of[k] = of[k - 1] * BASE;
   }
 };
-const Letters LETTERS;
+const Powers POWERS;
 
-void words_of(const uint8_t* text, int64_t bytes, std::vector<uint64_t>& found) {
-  int64_t at = 0;
-  while (at < bytes) {
-    while (at < bytes && !LETTERS.of[text[at]]) ++at;
-    if (at == bytes) break;
-    uint64_t hash = 0;
-    int64_t begin = at, most = std::min(bytes, begin + MOST_LETTERS);
-    for (; at < most && LETTERS.of[text[at]]; ++at) hash = hash * BASE + LETTERS.of[text[at]] + 1;
-    while (at < bytes && LETTERS.of[text[at]]) ++at;
-    found.push_back(mixed(hash + uint64_t(at - begin)));
+// Of n letters, 1 to 8, what they add to a word's hash: products that do not wait for each other.
+// Eight bytes are read. Little-endian machines only, as everywhere here.
+inline uint64_t polynomial(const uint8_t* letters, int64_t n) {
+  uint64_t eight, sum = 0;
+  std::memcpy(&eight, letters, 8);
+  eight = (eight + 0x0101010101010101ull) << (64 - 8 * n);  // no byte of UTF-8 is 255
+  for (int k = 0; k < 8; ++k) sum += (eight >> (56 - 8 * k) & 0xFF) * POWERS.of[k];
+  return sum;
+}
+
+// Bit k is set where byte k of eight is not 0.
+inline uint64_t filled(const uint8_t* bytes) {
+  const uint64_t LOW = 0x7F7F7F7F7F7F7F7Full;
+  uint64_t eight;
+  std::memcpy(&eight, bytes, 8);
+  return ((((eight & LOW) + LOW) | eight) & ~LOW) / 128 * 0x0102040810204080ull >> 56;
+}
+
+// What is read of a text, and room to work in.
+struct Reading {
+  std::vector<uint8_t> letters;  // small ones, 0 where no word goes on, and zeros behind
+  std::vector<int64_t> edges;    // where words begin and end, turn about
+  std::vector<uint64_t> words;   // their hashes
+};
+
+void read_words(const uint8_t* text, int64_t bytes, Reading& found) {
+  if (int64_t(found.letters.size()) < bytes + 128) found.letters.resize(bytes + 128);
+  if (int64_t(found.edges.size()) < bytes + 2) found.edges.resize(bytes + 2);
+  uint8_t* letters = found.letters.data();
+  int64_t *edges = found.edges.data(), count = 0;
+  for (int64_t at = 0; at < bytes; ++at) letters[at] = letter(text[at]);
+  std::memset(letters + bytes, 0, 128);
+  // No branch for each letter: where a word ends cannot be foretold.
+  uint64_t before = 0;
+  for (int64_t at = 0; at <= bytes; at += 64) {
+    uint64_t in = 0;
+    for (int k = 0; k < 64; k += 8) in |= filled(letters + at + k) << k;
+    for (uint64_t edge = in ^ (in << 1 | before); edge; edge &= edge - 1)
+      edges[count++] = at + __builtin_ctzll(edge);
+    before = in >> 63;
+  }
+  found.words.clear();
+  for (int64_t edge = 0; edge < count; edge += 2) {
+    const uint8_t* word = letters + edges[edge];
+    int64_t length = edges[edge + 1] - edges[edge], most = std::min(length, MOST_LETTERS);
+    int64_t n = (most - 1) % 8 + 1;
+    uint64_t hash = polynomial(word, n);
+    for (; n < most; n += 8) hash = hash * POWERS.of[8] + polynomial(word + n, 8);
+    found.words.push_back(mixed(hash + uint64_t(length)));
   }
 }
 
@@ -85,22 +127,22 @@ std::vector<Word> said(const uint8_t* text, int64_t bytes) {
   auto digit = [&](int64_t at) {
     return at >= 0 && at < bytes && text[at] >= '0' && text[at] <= '9';
   };
-  auto letter = [&](int64_t at) { return text[at] == '_' || LETTERS.of[text[at]]; };
+  auto said = [&](int64_t at) { return text[at] == '_' ? '_' : letter(text[at]); };
   auto joins = [&](int64_t at) {
     return text[at] == ',' && digit(at - 1) && digit(at + 1) && digit(at + 2) && digit(at + 3) &&
            !digit(at + 4);
   };
   std::vector<Word> found;
   for (int64_t at = 0; at < bytes;) {
-    if (!letter(at)) {
+    if (!said(at)) {
       ++at;
       continue;
     }
     uint64_t hash = 0, letters = 0;
     bool number = digit(at);
-    for (; at < bytes && (letter(at) || joins(at)); ++at)
-      if (letter(at)) {
-        hash = hash * BASE + (text[at] == '_' ? '_' : LETTERS.of[text[at]]) + 1;
+    for (; at < bytes && (said(at) || joins(at)); ++at)
+      if (said(at)) {
+        hash = hash * BASE + said(at) + 1;
         ++letters;
       }
     found.push_back({mixed(hash + letters), number});
@@ -163,18 +205,20 @@ double dw_similarity(const uint8_t* a, int64_t a_bytes, const uint8_t* b, int64_
 void dw_sketch(const uint8_t* bytes, const int64_t* bounds, int64_t T, int64_t words_each,
                int64_t K, uint32_t* out, const int32_t* fold_bounds, const uint8_t* fold_bytes,
                int64_t F, uint8_t* unread) {
-  std::vector<uint64_t> words;
   std::vector<uint8_t> plain;
+  Reading reading;
   const Folds folds{fold_bounds, fold_bytes, F};
   for (int64_t t = 0; t < T; ++t) {
-    words.clear();
     const uint8_t* text = bytes + bounds[t];
     int64_t size = bounds[t + 1] - bounds[t];
-    bool ascii = !F || std::none_of(text, text + size, [](uint8_t b) { return b >= 0x80; });
+    uint8_t all = 0;
+    for (int64_t b = 0; b < size; ++b) all |= text[b];
+    bool ascii = !F || all < 0x80;
     unread[t] = !ascii && !folded(text, size, folds, plain);
     if (unread[t]) continue;
-    if (ascii) words_of(text, size, words);
-    else words_of(plain.data(), plain.size(), words);
+    if (ascii) read_words(text, size, reading);
+    else read_words(plain.data(), plain.size(), reading);
+    const std::vector<uint64_t>& words = reading.words;
     uint32_t* row = out + t * K;
     std::fill(row, row + K, EMPTY);
     int64_t W = words.size(), runs = W == 0 ? 0 : std::max<int64_t>(W - words_each + 1, 1);
@@ -204,47 +248,90 @@ void dw_sketch(const uint8_t* bytes, const int64_t* bounds, int64_t T, int64_t w
   }
 }
 
-// equal (Q): in how many of the K entries the two rows of each pair agree.
-void dw_agreement(const uint32_t* signatures, const int64_t* pairs, int64_t Q, int64_t K,
-                  int32_t* equal) {
-  for (int64_t q = 0; q < Q; ++q) {
-    const uint32_t* a = signatures + pairs[2 * q] * K;
-    const uint32_t* b = signatures + pairs[2 * q + 1] * K;
-    int32_t count = 0;
-    for (int64_t k = 0; k < K; ++k) count += a[k] == b[k];
-    equal[q] = count;
+// keys (bands, T) from signatures (T, K): `_sketch.band_keys`.
+void dw_band_keys(const uint32_t* signatures, int64_t T, int64_t K, int64_t band, uint64_t* keys,
+                  int64_t stride) {
+  const int64_t TILE = 64;
+  for (int64_t begin = 0; begin < T; begin += TILE) {
+    int64_t end = std::min(T, begin + TILE);
+    for (int64_t b = 0; b < K / band; ++b)
+      for (int64_t t = begin; t < end; ++t) {
+        const uint32_t* row = signatures + t * K;
+        uint64_t key = 0;
+        for (int64_t k = b * band; k < (b + 1) * band; ++k) {
+          key = (key ^ row[k]) * BASE;
+          key ^= key >> 29;
+        }
+        keys[b * stride + t] = row[0] == EMPTY ? 0 : key | 1;
+      }
   }
 }
 
-// For one band: n keys with their rows, equal keys near each other: the highest BITS of the key
-// rise. Rows of equal keys, in the order given, become pairs: each with the `most` before it, and
-// with the first. Returns how many pairs (late, early) there are; they are written to out while
-// there is room for them.
-int64_t dw_band_pairs(const uint64_t* keys, const int64_t* rows, int64_t n, int64_t bits,
-                      int64_t most, int64_t* out, int64_t room) {
-  std::vector<std::pair<uint64_t, int64_t>> bucket;
+// For one band: the pairs of n rows with equal keys, rows rising; 0 is no key. Each row is paired
+// with the `most` before it that have its key, and with the first; left out are pairs whose
+// signatures (of all T rows, K entries) agree in fewer than `least`. Returns how many pairs there
+// are: late * T + early, written to out while there is room.
+int64_t dw_band_pairs(const uint64_t* keys, const int64_t* rows, int64_t n, int64_t T,
+                      int64_t most, const uint32_t* signatures, int64_t K, int64_t least,
+                      int64_t* out, int64_t room) {
+  struct Keyed {
+    uint64_t key;
+    int64_t row;
+  };
+  // Buckets by the highest bits, about one row in each: what follows stays in the cache.
+  int bits = 1;
+  while (bits < 16 && (int64_t(1) << bits) < n) ++bits;
+  std::vector<int64_t> end((size_t(1) << bits) + 1, 0);
+  for (int64_t t = 0; t < n; ++t)
+    if (keys[t]) ++end[(keys[t] >> (64 - bits)) + 1];
+  for (size_t b = 1; b < end.size(); ++b) end[b] += end[b - 1];
+  std::vector<Keyed> held(end.back());
+  for (int64_t t = 0; t < n; ++t)
+    if (keys[t]) held[end[keys[t] >> (64 - bits)]++] = {keys[t], rows[t]};
+
   int64_t count = 0;
-  for (int64_t begin = 0, end; begin < n; begin = end) {
-    bucket.clear();
-    for (end = begin; end < n && keys[end] >> (64 - bits) == keys[begin] >> (64 - bits); ++end)
-      bucket.emplace_back(keys[end], rows[end]);
-    if (end - begin == 1) continue;
-    std::stable_sort(bucket.begin(), bucket.end(),
-                     [](const auto& a, const auto& b) { return a.first < b.first; });
-    int64_t first = 0;
-    for (int64_t late = 1; late < int64_t(bucket.size()); ++late) {
-      if (bucket[late].first != bucket[first].first) {
+  auto pair = [&](int64_t late, int64_t early) {
+    if (least) {
+      const uint32_t *a = signatures + late * K, *b = signatures + early * K;
+      int32_t equal = 0;
+      for (int64_t k = 0; k < K; ++k) equal += a[k] == b[k];
+      if (equal < least) return;
+    }
+    if (count < room) out[count] = late * T + early;
+    ++count;
+  };
+  int64_t begin = 0;
+  for (size_t bucket = 0; bucket + 1 < end.size(); begin = end[bucket], ++bucket) {
+    if (end[bucket] - begin < 2) continue;
+    std::stable_sort(held.begin() + begin, held.begin() + end[bucket],
+                     [](const Keyed& a, const Keyed& b) { return a.key < b.key; });
+    int64_t first = begin;
+    for (int64_t late = begin + 1; late < end[bucket]; ++late) {
+      if (held[late].key != held[first].key) {
         first = late;
         continue;
       }
       int64_t last = std::max(first, late - most);
-      for (int64_t early = late - 1; early >= last; --early, ++count)
-        if (count < room) out[2 * count] = bucket[late].second, out[2 * count + 1] = bucket[early].second;
-      if (last == first) continue;
-      if (count < room) out[2 * count] = bucket[late].second, out[2 * count + 1] = bucket[first].second;
-      ++count;
+      for (int64_t early = late - 1; early >= last; --early) pair(held[late].row, held[early].row);
+      if (last > first) pair(held[late].row, held[first].row);
     }
   }
   return count;
+}
+
+// Sort n numbers from 0 on and keep one of each; how many are left. other: room for n.
+int64_t dw_distinct(int64_t* values, int64_t* other, int64_t n) {
+  const int BITS = 11;
+  int64_t most = 0;
+  for (int64_t i = 0; i < n; ++i) most = std::max(most, values[i]);
+  int64_t *from = values, *to = other;
+  for (int shift = 0; shift < 63 && most >> shift; shift += BITS) {
+    int64_t place[1 << BITS] = {0}, sum = 0;
+    for (int64_t i = 0; i < n; ++i) ++place[from[i] >> shift & ((1 << BITS) - 1)];
+    for (int64_t& p : place) sum += std::exchange(p, sum);
+    for (int64_t i = 0; i < n; ++i) to[place[from[i] >> shift & ((1 << BITS) - 1)]++] = from[i];
+    std::swap(from, to);
+  }
+  return std::unique_copy(from, from + n, values) - values;
 }
 }
