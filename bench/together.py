@@ -83,7 +83,7 @@ def case(
 ) -> dict[str, Any]:
     """Both ways with so many candidates, step by step, turn about."""
     from domainwright.train.loop import Stage
-    from domainwright.train.order import rows_of_step
+    from domainwright.train.order import Order
     from domainwright.train.passes import Packing
     from domainwright.train.together import Together, fused_groups
 
@@ -96,7 +96,7 @@ def case(
         }
         groups = fused_groups(sides["fused"])
         for step in range(WARM + options.steps):
-            chosen = rows_of_step(rows, options.batch, 0, step)
+            chosen = Order(rows, options.batch, 0).step(step)
             tokens.append(sum(len(r.ids) for r in chosen))
             # Who goes first changes from step to step: a machine that slows down hits both.
             for way in sorted(seconds, reverse=bool(step % 2)):

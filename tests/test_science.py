@@ -7,9 +7,10 @@ import math
 import pytest
 from scipy import stats
 
-from bench.science import drawings, page, t0, verdicts
-from bench.science.arms import Effort, all_of, lab, sweep
-from bench.science.rows import ROWS, s1, s11
+from bench.science import arms, drawings, labelled, page, t0, verdicts
+from bench.science.arms import Effort, Ran, all_of, lab, sweep
+from bench.science.labelled import sentences
+from bench.science.rows import ROWS, s1, s6, s11
 from bench.science.rows.__main__ import measured
 from bench.science.rows.s12 import flipped_facts
 from bench.science.t0 import Recipe, sentence, texts, vocabulary, world_of
@@ -25,6 +26,8 @@ from bench.science.verdicts import (
     within,
 )
 from domainwright.core.errors import RunFailed
+from domainwright.methods import METHODS
+from domainwright.methods._head import HeadedAdapter
 
 RECIPE = Recipe(
     nouns=6,
@@ -201,6 +204,44 @@ def test_a_stream_of_loras_beside_each_other(tmp_path):
         assert len(found.matrix) == 5 and {len(row) for row in found.matrix} == {4}
         assert found.matrix[0] == plain.matrix[0] and found.matrix[1] == plain.matrix[1]
     assert plain.matrix[2] != apart.matrix[2] and plain.general != apart.general
+
+
+def test_labelled_sentences_end_with_nouns_of_their_split(tmp_path):
+    here = lab(RECIPE, EFFORT, tmp_path)
+    general, words = here.world.languages["G"], {v: k for k, v in vocabulary(here.world).items()}
+    seen = {}
+    for split in ("train", "validation", "test"):
+        rows = sentences(here, split, 40)
+        seen[split] = {words[row.ids[-1]] for row in rows}
+        assert len(rows) == 40 and all(row.supervised[-1] and row.targets == 1 for row in rows)
+        assert all(row.labels == (general.class_of[words[row.ids[-1]]],) for row in rows)
+        assert [r.ids for r in rows] != [r.ids for r in sentences(here, split, 40, seed=1)]
+    assert set.union(*seen.values()) == set(general.nouns)
+    assert sum(map(len, seen.values())) == len(general.nouns)
+
+
+@pytest.mark.parametrize("name", ["s4", "s6", "s7"])
+def test_rows_in_miniature(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(s6, "SIZES", (8, 16))
+    # A run of a few steps may learn nothing: that is a result elsewhere, and no end of this test.
+    monkeypatch.setattr(arms, "run", lambda *a, plain=arms.run, **k: plain(*a, **k) or _stuck(*a))
+    monkeypatch.setattr(labelled, "run", arms.run)
+    record = measured(lab(RECIPE, EFFORT, tmp_path), name.upper(), ROWS.get(name))
+    assert record["verdict"] in ("reproduced", "not reproduced", "inconclusive")
+    assert all(
+        len(x) == 2 for own in record["figures"].values() for x in own.values() if len(x) > 1
+    )
+    if name == "s6":
+        assert record["criteria"][0]["met"], "zeros take attention"
+        assert set(record["curves"]) == set(s6.STARTS)
+
+
+def _stuck(here, arm, rate, seed, plan):
+    kind = METHODS.get(arm.method)
+    adapter = kind.build(here.base, kind.Settings(**arm.method_settings), seed)
+    if arm.labels:
+        adapter = HeadedAdapter(adapter, "classification", arm.labels)
+    return Ran(adapter, [{"domain": 9.0}])
 
 
 def test_a_row_from_the_world_to_the_page(tmp_path, monkeypatch):

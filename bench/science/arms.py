@@ -20,6 +20,7 @@ from domainwright.core.errors import RunFailed
 from domainwright.core.seeds import derive
 from domainwright.methods import METHODS
 from domainwright.methods._adapter import Adapter
+from domainwright.methods._head import HeadedAdapter
 from domainwright.models.base import Base, prepare
 from domainwright.models.forms import TrainRow
 from domainwright.train import loop
@@ -61,6 +62,10 @@ class Arm:
     train: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the run beyond the usual ones."""
     centre: float = LORA
+    labels: tuple[str, ...] = ()
+    """What a head on it tells apart; none: no head."""
+    begin: Callable[[Adapter], None] = lambda adapter: None
+    """Changes the adapter before the first step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,8 @@ class Course:
     penalties: Callable[[Adapter], Sequence[Penalty]] = lambda adapter: ()
     base: Base | None = None
     """None: the lab's."""
+    shares: Mapping[str, float] | None = None
+    """Task -> share of the rows of every step."""
 
 
 def course(here: Lab, seed: int, *, domain: str = "D1", **changes: Any) -> Course:
@@ -128,6 +135,9 @@ def run(here: Lab, arm: Arm, rate: float, seed: int, plan: Course) -> Ran | None
     base = plan.base or here.base
     kind = METHODS.get(arm.method)
     adapter = kind.build(base, kind.Settings(**arm.method_settings), seed)
+    arm.begin(adapter)
+    if arm.labels:
+        adapter = HeadedAdapter(adapter, "classification", arm.labels)
     given: dict[str, Any] = {
         "steps": plan.steps,
         "batch": here.effort.batch,
@@ -153,6 +163,7 @@ def run(here: Lab, arm: Arm, rate: float, seed: int, plan: Course) -> Ran | None
             folder=Path(folder),
             run_hash=str(derive(seed, arm.name)),
             replay=plan.replay,
+            shares=plan.shares,
             penalties=plan.penalties(adapter),
             balance=balance_of(settings.tasks, plan.rows, seed),
         )

@@ -8,7 +8,7 @@ Three arms, the same rows in the same order, equal steps:
     plain   the default recipe without replay
     ours    the default recipe
 
-Each ends as trained, whatever it forgets; ours is then drawn back to shares of its change
+Each ends as trained, whatever it forgets, and is then drawn back to shares of its change
 (`train.draw_back`), which gives a curve of domain loss against what general text became: its
 loss, and the mean KL(base ‖ model) of its tokens. Printed is the end of each arm, and where ours
 is when it has the domain loss that `peft` or `plain` ends with. One JSON line an arm goes to
@@ -76,8 +76,9 @@ def main() -> int:
                 arm: measure(base, domain, arm, seed, options.steps)
                 for arm in options.arms.split(",")
             }
-            table += [line(domain, seed, curves, other) for other in curves if other != "ours"]
-            print("\n".join(table[-2:]), flush=True)
+            if "ours" in curves:
+                table += [line(domain, seed, curves, other) for other in curves if other != "ours"]
+                print("\n".join(table[-2:]), flush=True)
     print("\n".join(["", *table]))
     return 0
 
@@ -110,7 +111,7 @@ def measure(base: Base, domain: str, arm: str, seed: int, steps: int) -> list[di
     end = {k: v.detach().clone() for k, v in adapter.state_dict().items()}
     bare = {k: v if ".A" in k or k.startswith("A") else torch.zeros_like(v) for k, v in end.items()}
     curve = []
-    for share in SHARES if arm == "ours" else (0.0, 1.0):
+    for share in SHARES:
         adapter.load_state_dict(between(adapter, bare, end, share))
         with adapter.attached():
             learned = sum(losses_of_rows(base, own, 2048)) / sum(row.targets for row in own)

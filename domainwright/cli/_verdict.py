@@ -9,7 +9,9 @@ from rich.padding import Padding
 from rich.text import Text
 
 from domainwright.cli._screen import visible
+from domainwright.studies._facts import asked_items
 from domainwright.studies._format import unit
+from domainwright.studies.entities import told
 from domainwright.studies.records import Verdict
 from domainwright.studies.table import render_table, verdict_rows
 
@@ -41,8 +43,11 @@ def show(verdict: Verdict, folder: Path) -> None:
     for result in verdict.strategies:
         if result.reason:
             say(f"{result.name}: {result.status}. {result.reason}")
+    for result in verdict.strategies:
+        if result.entities:
+            say(f"{result.name}: {told(result.entities)}.")
     say(
-        f"{data.tested} test items in {data.groups} groups; {data.train} training rows, "
+        f"{asked_items(data)} in {data.groups} groups; {data.train} training rows, "
         f"{sum(data.set_aside.values())} set aside; {verdict.minutes:.1f} minutes.",
         style="dim",
     )
@@ -70,6 +75,8 @@ def show(verdict: Verdict, folder: Path) -> None:
     winner = next(r for r in verdict.strategies if r.name == verdict.recommendation.strategy)
     # soft_wrap: a path broken over two lines cannot be copied or clicked.
     say(f"report   {folder / 'report.html'}", soft_wrap=True)
+    for task, place in winner.adapters.items():
+        say(f"adapter of {task}  {folder / place}", soft_wrap=True)
     if winner.adapter:
         say(f"adapter  {folder / winner.adapter}", soft_wrap=True)
     say(f"try it   dw chat {shlex.quote(str(folder))}", soft_wrap=True)

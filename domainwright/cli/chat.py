@@ -14,6 +14,9 @@ def chat(
         str | None, typer.Option("-q", "--question", help="Ask once and leave.")
     ] = None,
     strategy: Annotated[str | None, typer.Option(help="Another strategy of the study.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Of METHOD+tasks: the task whose adapter answers.")
+    ] = None,
     new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 200,
     as_json: Annotated[bool, typer.Option("--json", help="Answers as JSON lines.")] = False,
 ) -> None:
@@ -27,6 +30,8 @@ def chat(
     from domainwright.studies.api import load_run
 
     loaded = load_run(run, strategy)
+    tasks = list(loaded.adapters)
+    loaded = loaded if task is None else loaded.for_task(task)
     console = Console()
     asking = question is None and sys.stdin.isatty()
     if asking:
@@ -48,6 +53,7 @@ def chat(
                         "strategy": loaded.strategy,
                         "answer": tuned.text,
                         "answered_by": tuned.given_by,
+                        **({"task": task} if tasks else {}),
                         "passages": list(tuned.passages),
                     },
                     ensure_ascii=False,
@@ -67,12 +73,20 @@ def chat(
             for title, reply in (("base", plain), (loaded.strategy, tuned))[: 1 if same else 2]
         ]
         console.print(Columns(panels))
-        if loaded.gate:
-            by = "the adapter" if tuned.given_by == "adapter" else "the base: outside the domain"
-            console.print(Text(f"  answered by {by}", style="dim"))
+        if by := _by(tuned.given_by, loaded.gate is not None, tasks, task):
+            console.print(Text(visible(f"  answered by the {by}"), style="dim"))
         for passage in tuned.passages:
             short = passage if len(passage) <= 110 else f"{passage[:109]}…"
             console.print(Text(visible(f"  quoted: {short}"), style="dim"))
+
+
+def _by(given_by: str, gated: bool, tasks: list[str], task: str | None) -> str:
+    """Who answered, where it is not the same for every question."""
+    if gated:
+        return "adapter" if given_by == "adapter" else "base: outside the domain"
+    if tasks and task is None:
+        return f"{given_by} for no task; --task has {', '.join(tasks)}"
+    return f"{given_by} for task {task}" if tasks else ""
 
 
 def _questions(asking: bool):  # type: ignore[no-untyped-def]

@@ -12,9 +12,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="A base (alias, hub id, folder) or a run folder.")],
-    data: Annotated[
-        Path | None, typer.Option(help="Conversations, multiple choice or plain text.")
-    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Rows of any kind that a study takes.")] = None,
     task: Annotated[
         list[str] | None, typer.Option(help="Instead: a task of lm-eval. Can be repeated.")
     ] = None,
@@ -63,8 +61,10 @@ def _on_file(model: str, data: Path, items: int, new_tokens: int, as_json: bool)
     if as_json:
         print(json.dumps(found, ensure_ascii=False))
         return
+    from domainwright.cli._screen import visible
     from domainwright.maths.bootstrap import Interval
     from domainwright.studies._format import measure, unit
+    from domainwright.studies.entities import EntityScore, told
 
     score = unit(found["score"])
     span = score.levels(Interval(found["mean"], found["low"], found["high"]))
@@ -75,6 +75,8 @@ def _on_file(model: str, data: Path, items: int, new_tokens: int, as_json: bool)
         elif name != found["score"]:
             print(f"  {measure(name)} {unit(name).level(value)}")
     print(f"  parsed {found['parsed']:.1%}")
+    if found["entities"]:
+        print(visible(f"  {told([EntityScore(**x) for x in found['entities']])}"))
 
 
 def _on_tasks(

@@ -16,6 +16,9 @@ def export(
         str | None,
         typer.Option(help="Of qlora: dequant16 (default), original16 or requant4."),
     ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Of METHOD+tasks: the task whose adapter is written.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Write the tuned model for other programs to load."""
@@ -24,7 +27,7 @@ def export(
     from domainwright.studies.export import export as run_export
     from domainwright.studies.export import without_gate
 
-    written = run_export(run, output, to, merge)
+    written = run_export(run, output, to, merge, task)
     lost = without_gate(run)
     if as_json:
         print(json.dumps({"folder": str(written), "form": to, **({"lost": lost} if lost else {})}))

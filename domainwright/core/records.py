@@ -85,6 +85,31 @@ class Labelled(Row):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tagged(Row):
+    """A sentence whose words are tagged: the entities in it."""
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+    """One of each word, BIO: "B-DRUG", "I-DRUG", "O"."""
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extraction(Chat):
+    """A tagged sentence as a question: the answer lists its entities, one `TYPE: words` a line."""
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+    kinds: tuple[str, ...]
+    """The types of entities of all rows of its files, in alphabetical order."""
+    ask: str
+    """What is asked about it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Text(Row):
     """Plain text of the domain, to be continued."""
 

@@ -76,14 +76,18 @@ _FIRST_SIGNS = frozenset("[{tTfF")
 
 
 def shapes(record: Mapping[str, Any]) -> set[str]:
-    """The columns as `Reader.matches` sees them: names, "messages[].role", "label:bool"."""
+    """The columns as `Reader.matches` sees them; see `Reader`."""
     found = set(record)
     for name, value in record.items():
         if isinstance(value, str) and not (value[:1].isspace() or value[:1] in _FIRST_SIGNS):
             continue
         turns = unpacked(value)
-        if isinstance(turns, list) and turns and isinstance(turns[0], dict):
-            found.update(f"{name}[].{key}" for key in turns[0])
+        if isinstance(turns, list):
+            found.add(f"{name}[]" if turns else f"{name}[]:empty")
+            if turns and isinstance(turns[0], dict):
+                found.update(f"{name}[].{key}" for key in turns[0])
+            elif turns and isinstance(turns[0], (list, tuple)):
+                found.add(f"{name}[][]")
         if isinstance(value, bool) or (isinstance(value, str) and _BOOL.fullmatch(value)):
             found.add(f"{name}:bool")
     return found

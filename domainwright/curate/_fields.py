@@ -7,11 +7,13 @@ from domainwright.core.records import (
     Chat,
     Choice,
     Document,
+    Extraction,
     Labelled,
     Message,
     Preference,
     Rated,
     Row,
+    Tagged,
     Text,
 )
 
@@ -32,7 +34,7 @@ def parts(row: Row) -> list[tuple[str, str]]:
             return [*_turns(row.prompt), ("answer", row.chosen), ("answer", row.rejected)]
         case Rated():
             return [*_turns(row.prompt), ("answer", row.reply)]
-        case Text() | Labelled():
+        case Text() | Labelled() | Tagged():
             # Not the label: it is compared with those of other rows, sign for sign.
             return [("text", row.text)]
         case Document():
@@ -55,10 +57,15 @@ def learnt(row: Row) -> list[str]:
 
 
 def mapped(row: Row, change: Callable[[str, str], str]) -> Row:
-    """The row with `change(part, text)` instead of every text; the same object if none changed."""
+    """The row with `change(part, text)` instead of every text; the same object if none changed.
+
+    Also of a tagged row whose text would have more words or fewer: tags would slip.
+    """
     before = parts(row)
     after = [change(part, text) for part, text in before]
     if all(new == old for new, (_, old) in zip(after, before, strict=True)):
+        return row
+    if isinstance(row, Extraction):
         return row
     match row:
         case Chat():
@@ -72,6 +79,10 @@ def mapped(row: Row, change: Callable[[str, str], str]) -> Row:
             return replace(row, prompt=_spoken(row.prompt, after[:-1]), reply=after[-1])
         case Text() | Labelled():
             return replace(row, text=after[0])
+        case Tagged():
+            words = tuple(after[0].split(" "))
+            fits = len(words) == len(row.words) and all(words)
+            return replace(row, words=words) if fits else row
         case Document():
             section = after[1] if row.section else ""
             return replace(row, title=after[0], section=section, text=after[-1])

@@ -6,14 +6,17 @@ from collections.abc import Callable, Sequence
 from domainwright.core.records import Row
 from domainwright.curate._fields import mapped, parts
 from domainwright.curate._personal import Secret
-from domainwright.curate.filters import Change
+from domainwright.curate.filters import Change, Drop
 
 Find = Callable[[Sequence[str]], list[list[Secret]]]
 """The texts of a row -> what each gives away, in order of place, none overlapping another."""
 
 
-def redacted(row: Row, find: Find, what: str) -> Change | None:
+def redacted(row: Row, find: Find, what: str) -> Change | Drop | None:
     """The row with placeholders for what `find` finds; None where it finds nothing.
+
+    A tagged row in which several words would become one placeholder is left out: its tags would
+    slip, and it must not stay as it is.
 
     A value that is written in several ways is remembered in the longest of them. A placeholder
     that stands in the row already is not given out again, so that what stood there can be put back.
@@ -42,7 +45,11 @@ def redacted(row: Row, find: Find, what: str) -> Change | None:
         return "".join([*done, text[end:]])
 
     places = sum(map(len, found))
-    return Change(mapped(row, change), what, places, kinds=dict(counts), secrets=stood)
+    better = mapped(row, change)
+    if better is row:
+        detail = f"a placeholder for {', '.join(sorted(counts))} would take several words' place"
+        return Drop("tags_would_slip", detail)
+    return Change(better, what, places, kinds=dict(counts), secrets=stood)
 
 
 def _free(kind: str, numbers: Counter[str], texts: Sequence[str]) -> str:

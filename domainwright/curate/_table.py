@@ -17,6 +17,7 @@ from domainwright.core.records import (
     Preference,
     Rated,
     Row,
+    Tagged,
     Text,
 )
 
@@ -39,6 +40,7 @@ _COLUMNS: dict[type[Row], list[tuple[str, Any]]] = {
     ],
     Text: [("text", pa.string())],
     Labelled: [("text", pa.string()), ("label", pa.string())],
+    Tagged: [("words", pa.list_(pa.string())), ("tags", pa.list_(pa.string()))],
     Preference: [("prompt", _TURNS), ("chosen", pa.string()), ("rejected", pa.string())],
     Rated: [("prompt", _TURNS), ("completion", pa.string()), ("label", pa.bool_())],
     Document: [
@@ -105,8 +107,9 @@ def _row(kind: type[Row], record: dict[str, Any]) -> Row:
     for name in ("messages", "prompt"):
         if name in own:
             own[name] = tuple(Message(**turn) for turn in own[name])
-    if "choices" in own:
-        own["choices"] = tuple(own["choices"])
+    for name in ("choices", "words", "tags"):
+        if name in own:
+            own[name] = tuple(own[name])
     if kind is Rated:
         own["reply"], own["wanted"] = own.pop("completion"), own.pop("label")
     return kind(**own)
@@ -138,6 +141,8 @@ def _record(row: Row) -> dict[str, Any]:
             own["text"] = row.text
         case Labelled():
             own |= {"text": row.text, "label": row.label}
+        case Tagged():
+            own |= {"words": list(row.words), "tags": list(row.tags)}
     return own
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,15 +103,40 @@ def parquet(path: Path) -> Iterator[Record | Fault]:
     position = 0
     try:
         with pq.ParquetFile(path) as file:
+            named = _named(file.schema_arrow.metadata or {})
             for batch in file.iter_batches(batch_size=1024):
                 for data in _rows(batch):
                     position += 1
-                    yield _cells(data, position)
+                    yield _cells(_with_names(data, named), position)
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{path} cannot be read as Parquet after row {position} ({str(error)[:120]}).",
             "write the file again, or give it as JSON lines.",
         ) from error
+
+
+def _named(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
+    """Column of lists of label numbers -> their names, as `datasets` writes them into a file."""
+    try:
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        found = {}
+        for column, feature in features.items():
+            inner = feature[0] if isinstance(feature, list) else feature.get("feature")
+            if isinstance(inner, dict) and inner.get("_type") == "ClassLabel":
+                found[column] = [str(name) for name in inner["names"]]
+        return found
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError):
+        return {}
+
+
+def _with_names(data: dict[str, Any] | None, named: dict[str, list[str]]) -> dict[str, Any] | None:
+    """The row with names instead of numbers; a number without a name stays."""
+    for column, names in named.items() if data else ():
+        if data and isinstance(data.get(column), list):
+            data[column] = [
+                names[x] if isinstance(x, int) and 0 <= x < len(names) else x for x in data[column]
+            ]
+    return data
 
 
 def _rows(batch: Any) -> list[dict[str, Any] | None]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from domainwright.core.config import from_mapping
 from domainwright.core.errors import ConfigError
-from domainwright.core.records import Row, SetAside
+from domainwright.core.records import Extraction, Row, SetAside
 from domainwright.curate.augmentation import AUGMENTATIONS, Augmentation, Made, Tools
 from domainwright.curate.validity import Against, check
 from domainwright.curate.writer_settings import WriterSettings
@@ -77,7 +77,9 @@ def augment(
         ConfigError: the method does not work on such rows, or lacks what it needs.
     """
     augmentation = wanted.augmentation()
-    other = next((row for row in rows if not isinstance(row, augmentation.kinds)), None)
+    # Other words would slip from under an extraction's tags.
+    fit = [isinstance(r, augmentation.kinds) and not isinstance(r, Extraction) for r in rows]
+    other = next((row for row, fits in zip(rows, fit, strict=True) if not fits), None)
     if other is not None:
         kinds = " or ".join(kind.__name__.lower() for kind in augmentation.kinds)
         found = type(other).__name__.lower()

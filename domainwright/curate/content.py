@@ -9,8 +9,11 @@ from domainwright.core.records import (
     Preference,
     Rated,
     Row,
+    Tagged,
     Text,
 )
+from domainwright.maths.listed import listed
+from domainwright.maths.spans import spans_of
 from domainwright.maths.words import words
 
 
@@ -24,7 +27,7 @@ def question(row: Row) -> str:
             return _spoken(row.messages[:-1])
         case Choice():
             return f"{row.context}\n{row.question}" if row.context else row.question
-        case Labelled():
+        case Labelled() | Tagged():
             return row.text
         case Preference() | Rated():
             return _spoken(row.prompt)
@@ -42,6 +45,8 @@ def answer(row: Row) -> str:
             return row.choices[row.answer]
         case Labelled():
             return row.label
+        case Tagged():
+            return listed(row.words, spans_of(row.tags))
         case Preference():
             # Exchanged replies are the same content with the opposite judgement.
             return "\n".join(sorted((row.chosen, row.rejected)))
@@ -98,6 +103,8 @@ def judgement(row: Row) -> str:
             return " ".join(words(row.chosen))
         case Rated():
             return str(row.wanted)
+        case Tagged():
+            return " ".join(row.tags)
     return " ".join(words(answer(row)))
 
 

@@ -26,7 +26,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from domainwright.core.records import Chat, Choice, Document, Labelled, Preference, Rated, Row
+from domainwright.core.records import (
+    Chat,
+    Choice,
+    Document,
+    Labelled,
+    Preference,
+    Rated,
+    Row,
+    Tagged,
+)
 from domainwright.curate._fields import parts
 from domainwright.curate._shingles import folded
 from domainwright.curate._sketch import Sketch, candidates, row_parts
@@ -185,7 +194,8 @@ def _compared(original: Row, later: Row) -> float | None:
             return None
         least = min(least, share)
     # Nearly the same question with another answer is a lesson: what made the difference?
-    if isinstance(later, (Choice, Labelled, Rated)) and judgement(original) != judgement(later):
+    judged = isinstance(later, (Choice, Labelled, Rated, Tagged))
+    if judged and judgement(original) != judgement(later):
         return None
     if (
         isinstance(original, Preference)
@@ -251,7 +261,7 @@ def _sides(row: Row) -> list[str]:
             return [row.question, row.context, " ".join(sorted(row.choices))]
         case Preference():
             return [question(row), *sorted((row.chosen, row.rejected))]
-        case Document() | Labelled():
+        case Document() | Labelled() | Tagged():
             return [row.text]
     return [question(row), answer(row)]
 
@@ -264,6 +274,8 @@ def _whole(row: Row) -> tuple[str, ...]:
             return (*own, str(row.answer))
         case Labelled():
             return (*own, row.label)
+        case Tagged():
+            return (*own, *row.tags)
         case Rated():
             return (*own, str(row.wanted))
     return own

@@ -25,6 +25,8 @@ _KINDS: dict[str, type[Row]] = {
     "chat": records.Chat,
     "choice": records.Choice,
     "labelled": records.Labelled,
+    "tagged": records.Tagged,
+    "extraction": records.Extraction,
     "text": records.Text,
     "preference": records.Preference,
     "rated": records.Rated,
@@ -133,8 +135,9 @@ def row_from_json(data: Mapping[str, Any]) -> Row:
     for name in ("messages", "prompt"):
         if name in values:
             values[name] = tuple(Message(**turn) for turn in values[name])
-    if "choices" in values:
-        values["choices"] = tuple(values["choices"])
+    for name in ("choices", "words", "tags", "kinds"):
+        if name in values:
+            values[name] = tuple(values[name])
     if "provenance" in values:
         made = values["provenance"]
         values["provenance"] = Provenance(**{**made, "filters": tuple(made["filters"])})

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from domainwright.core.errors import DataError
+from domainwright.curate._conll import conll
 from domainwright.curate._documents import html_page, word_document
 from domainwright.curate._json_files import json_document, json_lines
 from domainwright.curate._lines import Fault, Record
@@ -24,6 +25,7 @@ _BY_EXTENSION: dict[str, Callable[[Path], Iterator[Record | Fault]]] = {
     ".csv": comma_separated,
     ".tsv": tab_separated,
     ".parquet": parquet,
+    **dict.fromkeys((".conll", ".bio", ".iob", ".iob2"), conll),
     ".txt": plain_text,
     ".md": markdown,
     ".html": html_page,

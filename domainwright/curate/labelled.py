@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from domainwright.core.errors import DataError
-from domainwright.core.records import Choice, Labelled, Row, Text
+from domainwright.core.records import Choice, Labelled, Row, Tagged, Text
 
 ASK = "Which label fits this text?"
 MANY = 50
@@ -78,9 +78,10 @@ def as_choices(rows: Sequence[Row], labels: LabelSet | None) -> list[Row]:
 
 
 def as_texts(rows: Sequence[Row]) -> list[Row]:
-    """Labelled rows as plain texts, where only the texts are wanted; others as they are."""
+    """Labelled and tagged rows as texts, where only the texts are wanted; others as they are."""
     return [
-        Text(**_place(row), text=row.text) if isinstance(row, Labelled) else row for row in rows
+        Text(**_place(row), text=row.text) if isinstance(row, (Labelled, Tagged)) else row
+        for row in rows
     ]
 
 

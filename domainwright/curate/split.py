@@ -1,4 +1,4 @@
-"""Train, dev and test that share no group and no near-duplicate.
+"""Train, dev and test that share no group and no near-duplicate; folds that share none.
 
 Groups that hold near-duplicates of each other are tied together; what is tied goes
 to one side as a whole. The draw depends on the seed and on the names of the groups,
@@ -79,6 +79,50 @@ def split(
     if missing:
         raise _too_few(rows, tied, missing[0], 1 + sum(used.values()))
     return _result(rows, parts, merged, {"by_date": by_date, "seed": seed})
+
+
+def folds(rows: Sequence[Row], count: int, *, seed: int) -> tuple[Split, ...]:
+    """As many splits, in which every row is tested exactly once; all others train there.
+
+    Args:
+        count: of the splits, at least 2 and at most the groups after near-duplicates are tied.
+
+    Raises:
+        DataError: too few groups.
+    """
+    tied, merged = _tied(rows)
+    if not 2 <= count <= len(tied):
+        raise DataError(
+            f"{len(rows):,} rows in {len({row.group for row in rows}):,} groups ({len(tied):,} "
+            f"after near-duplicates are tied) make no {count} folds.",
+            "ask for at least 2 folds and at most one for each group, or give more data.",
+        )
+    tested: list[set[int]] = [set() for _ in range(count)]
+    # The largest first, each to the fold that has the fewest rows: folds of one size are what the
+    # intervals reckon with.
+    for block in sorted(_drawn(tied, seed), key=len, reverse=True):
+        min(tested, key=len).update(map(id, block))
+    everyone = set(map(id, rows))
+    return tuple(
+        _result(
+            rows,
+            {"train": everyone - here, "dev": set(), "test": here},
+            merged,
+            {"seed": seed, "fold": number, "folds": count},
+        )
+        for number, here in enumerate(tested, 1)
+    )
+
+
+def undivided(rows: Sequence[Row], dev: Sequence[Row] = ()) -> Split:
+    """All rows in the train part, and no test part."""
+    parts = {"train": set(map(id, rows)), "dev": set(map(id, dev)), "test": set[int]()}
+    return _result([*rows, *dev], parts, (), {"given": True})
+
+
+def independent(rows: Sequence[Row]) -> int:
+    """Groups after those that hold near-duplicates of each other are tied."""
+    return len(_tied(rows)[0])
 
 
 def split_given(

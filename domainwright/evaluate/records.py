@@ -32,5 +32,10 @@ class Item:
     tokens_out: int = 0
     seconds: float = 0.0
     passages: tuple[str, ...] = ()
+    entities: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    """Type -> how many spans are right, were given and are true; empty for other tasks."""
     marks: tuple[float, ...] = ()
     """Correctness under each training seed, of which `mark` is the mean; empty: one run."""
+    fold: str = ""
+    """"2/5": answered by what learned from the other four of five folds; empty: no folds, or by
+    what learns from no row."""

@@ -39,7 +39,7 @@ def interval(
     values_I = np.asarray(values_I, dtype=float)
     if not values_I.size:
         return Interval(float("nan"), float("nan"), float("nan"))
-    low, high = np.quantile(_means(values_I, groups, draws, seed), [0.025, 0.975])
+    low, high = np.quantile(means_of_draws(values_I, groups, draws, seed), [0.025, 0.975])
     return Interval(float(values_I.mean()), float(low), float(high))
 
 
@@ -57,12 +57,16 @@ def apart(
     Source: Efron & Tibshirani 1993, chapter 8 (the two-sample problem).
     """
     mine, other = np.asarray(values_I, dtype=float), np.asarray(other_J, dtype=float)
-    drawn = _means(mine, groups, draws, seed) - _means(other, other_groups, draws, seed + 1)
+    drawn = means_of_draws(mine, groups, draws, seed) - means_of_draws(
+        other, other_groups, draws, seed + 1
+    )
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Interval(float(mine.mean() - other.mean()), float(low), float(high))
 
 
-def _means(values_I: np.ndarray, groups: Sequence[str] | None, draws: int, seed: int) -> np.ndarray:
+def means_of_draws(
+    values_I: np.ndarray, groups: Sequence[str] | None, draws: int, seed: int
+) -> np.ndarray:
     """The mean of every draw of whole groups, shape (draws,)."""
     values_SI = np.atleast_2d(values_I)
     sums_SG = np.stack([by_group(values, groups)[0] for values in values_SI])

@@ -8,7 +8,7 @@ as "Text: …" and "Label:", which a small base completes better than a question
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from domainwright.core.records import Chat, Choice, Message, Row, Text
+from domainwright.core.records import Chat, Choice, Extraction, Message, Row, Text
 from domainwright.models.lesson import Lesson
 from domainwright.models.template import Encoded, Template
 
@@ -153,13 +153,37 @@ def tagged_row(
 ) -> TrainRow:
     """Words with a tag each as a document. The tag sits on a word's last token, the first that a
     causal model reads with the whole word behind it."""
+    ids, supervised = word_tokens(template, words)
+    return TrainRow(name, ids, supervised, labels=tuple(tags), classes=classes)
+
+
+def word_tokens(template: Template, words: Sequence[str]) -> tuple[list[int], list[bool]]:
+    """(ids of a sentence, True at the last token of each word)."""
     ids: list[int] = []
-    supervised: list[bool] = []
+    last: list[bool] = []
     for number, word in enumerate(words):
         own = template.tokens(word if number == 0 else " " + word)
+        # A tokenizer without bytes may know no sign of a word.
+        own = own or [template.tokenizer.unk_token_id or template.tokenizer.eos_token_id]
         ids += own
-        supervised += [False] * (len(own) - 1) + [True]
-    return TrainRow(name, ids, supervised, labels=tuple(tags), classes=classes)
+        last += [False] * (len(own) - 1) + [True]
+    return ids, last
+
+
+def tagged_rows(
+    template: Template, rows: Sequence[Extraction], tags: Sequence[str], max_tokens: int
+) -> list[TrainRow]:
+    """Sentences as documents with a tag for every word: the text alone, without a prompt.
+
+    Args:
+        tags: what a head knows, those of all rows among it.
+    """
+    encoded = []
+    for row in rows:
+        document = _limit(row, Encoded(*word_tokens(template, row.words)), max_tokens)
+        numbers = tuple(map(tags.index, row.tags[: sum(document.supervised)]))
+        encoded.append(replace(document, labels=numbers, classes=len(tags)))
+    return encoded
 
 
 def _limit(row: Row, whole: Encoded, max_tokens: int, *, conversation: bool = False) -> TrainRow:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from domainwright.core.errors import ConfigError
 from domainwright.core.progress import Listener, quiet
-from domainwright.core.records import Chat, Choice, Document, Message, Row
+from domainwright.core.records import Chat, Choice, Document, Extraction, Message, Row
 from domainwright.models.encoder import Encoder
 from domainwright.models.forms import Prompt, choice_prompt
 
@@ -84,8 +84,9 @@ def ask(
         return Prompt()
     own = list(row.messages[:-1])
     system = [m for m in own if m.role == "system"]
-    if not system and settings.instruction:
-        system = [Message("system", settings.instruction)]
+    if not system:
+        said = (settings.instruction, row.ask if isinstance(row, Extraction) else None)
+        system = [Message("system", "\n".join(x for x in said if x))] if any(said) else []
     turns = [m for m in own if m.role != "system"]
     if lead:
         turns[-1] = Message("user", lead + turns[-1].content)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from domainwright.core.records import Choice, Document, Row
+from domainwright.core.records import Choice, Document, Extraction, Row
 from domainwright.models.encoder import Encoder
 from domainwright.models.forms import Prompt, solved
 from domainwright.prompting import PROMPTINGS
@@ -17,6 +17,7 @@ from domainwright.prompting._index import Index, Passage, passages_of
 from domainwright.prompting._sources import Sources, ask, question_of
 
 LEAD = "Answer the question with the help of these passages.\n\n"
+LEAD_OF_TEXT = "These passages may help with the text behind them.\n\n"
 FEWEST_WORDS = 30
 """A passage that would be cut to fewer words is not quoted."""
 
@@ -90,6 +91,8 @@ def quotation(row: Row, quoted: Sequence[Passage]) -> str:
 
 def _around(row: Row) -> tuple[str, str]:
     """What stands before and after the passages of an item."""
+    if isinstance(row, Extraction):
+        return LEAD_OF_TEXT, "\nText: "
     return ("", "") if isinstance(row, Choice) else (LEAD, "\nQuestion: ")
 
 

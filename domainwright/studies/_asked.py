@@ -33,9 +33,9 @@ from domainwright.studies._retriever import (
     retriever_of,
     retriever_seconds,
 )
+from domainwright.studies._watched import limit
 from domainwright.studies.data import StudyData
 from domainwright.studies.study import StudySettings
-from domainwright.studies.tune import limit
 
 PREPARED = "prepared.json"
 TUNED = "rag_tuned"
@@ -98,11 +98,13 @@ def prompters_of(
     listen: Listener = quiet,
     *,
     encoder: Callable[[], Encoder] | None = None,
+    vectors: Path | None = None,
 ) -> Prompters:
     """Prompting strategies that draw on the study's training rows and documents.
 
     Args:
         encoder: what rag_tuned searches with. None: the study's own, trained when it is needed.
+        vectors: where sentence vectors are kept. None: in `folder`.
     """
     sources = Sources(
         # Not made rows: the nearest examples would be one row and its own copies.
@@ -111,8 +113,8 @@ def prompters_of(
         settings=study.prompting,
         count_tokens=lambda text: len(base.template.tokens(text)),
         listen=listen,
-        vectors=folder / "vectors",
-        development=data.split.dev,
+        vectors=vectors or folder / "vectors",
+        development=data.split.dev or (data.split.train if data.crossfit else ()),
         losses=lambda rows, prompts: _reference_losses(base, rows, prompts, listen),
         tuned=encoder or retriever_of(study, data, folder, listen),
     )

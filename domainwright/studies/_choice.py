@@ -8,7 +8,7 @@ import numpy as np
 from domainwright.core.errors import ConfigError
 from domainwright.core.records import Chat, Row
 from domainwright.methods import METHODS
-from domainwright.studies._names import is_gated, ungated
+from domainwright.studies._names import is_gated, is_tasked, stem
 from domainwright.studies.judge import REFERENCE
 from domainwright.studies.records import StrategyResult
 
@@ -21,14 +21,19 @@ STAND_IN = "lora"
 
 
 def strategies(
-    wanted: Sequence[str], task: str, *, documents: bool
+    wanted: Sequence[str], task: str, *, documents: bool, head: bool = False
 ) -> tuple[list[str], list[StrategyResult]]:
-    """(names to run, the reference first; what is skipped and why)."""
+    """(names to run, the reference first; what is skipped and why).
+
+    Args:
+        head: methods train one, which of a tagged sentence reads the words alone.
+    """
     is_text = task == "texts"
     if tuple(wanted) == ("auto",):
         names = [REFERENCE] if is_text else [REFERENCE, "instructed", "few_shot", "rag"]
         if documents and not is_text:
-            names += ["rag_few_shot", STAND_IN, f"{STAND_IN}+rag"]
+            bare = head and task == "entities"
+            names += ["rag_few_shot", STAND_IN, *([] if bare else [f"{STAND_IN}+rag"])]
         else:
             names.append(STAND_IN)
     else:
@@ -41,10 +46,12 @@ def strategies(
             name=n,
             kind=kind(n),
             status="skipped",
-            reason="Plain text has no question to put anything in front of.",
+            reason="Plain text has no question to put anything in front of."
+            if is_text
+            else "A head that tags words reads the sentence alone; ask for the method without it.",
         )
         for n in names
-        if is_text and prompted(n) != REFERENCE
+        if prompted(n) != REFERENCE and (is_text or (task == "entities" and head and parts(n)[0]))
     ]
     return [n for n in names if n not in {s.name for s in skipped}], skipped
 
@@ -68,10 +75,31 @@ def score_name(wanted: str, task: str, offered: Sequence[str], rows: Sequence[Ro
 
 
 def parts(name: str) -> tuple[str | None, str]:
-    """(method or None, prompting strategy) of a strategy's name, gated or not."""
-    named = ungated(name).split("+")
+    """(method or None, prompting strategy) of a strategy's name, gated, by task or neither."""
+    named = stem(name).split("+")
     method = next((p for p in named if p in METHODS), None)
     return method, next((p for p in named if p != method), REFERENCE)
+
+
+def of_all_tasks(names: Sequence[str], begin: str) -> list[str]:
+    """Methods of which the study trains an adapter of all tasks.
+
+    >>> of_all_tasks(["lora+rag", "ia3+tasks"], "base"), of_all_tasks(["ia3+tasks"], "shared")
+    (['lora'], ['ia3'])
+    """
+    shared = [name for name in names if begin == "shared" or not is_tasked(name)]
+    return list(dict.fromkeys(m for name in shared if (m := parts(name)[0])))
+
+
+def runs_a_method(names: Sequence[str], begin: str) -> float:
+    """Trainings of a method on average: one, with METHOD+tasks beside it two.
+
+    >>> runs_a_method(["lora", "lora+tasks"], "shared"), runs_a_method(["lora+tasks"], "base")
+    (2.0, 1.0)
+    """
+    methods = {m for name in names if (m := parts(name)[0])}
+    apart = {parts(name)[0] for name in names if is_tasked(name)}
+    return (len(apart) + len(of_all_tasks(names, begin))) / len(methods) if methods else 1.0
 
 
 def prompted(name: str) -> str:

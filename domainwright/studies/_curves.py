@@ -13,6 +13,7 @@ from domainwright.studies import _format as f
 from domainwright.studies._facts import in_order
 from domainwright.studies._svg import Scale, covering, join, line, plot, polyline, text
 from domainwright.studies.records import LearningCurve, Training, Verdict
+from domainwright.studies.task_records import InSequence
 
 HEIGHT = 190
 POINTS = 500
@@ -78,6 +79,25 @@ def by_rows(curve: LearningCurve) -> Markup:
         f"{f.count(p.rows)} rows: {p.loss.mean:.3f} nats per token" for p in curve.points
     )
     return plot(join(parts), HEIGHT, about)
+
+
+def by_stage(found: InSequence, task: str) -> Markup:
+    """The loss of one task before the first stage and after each; a line where it was learned."""
+    number = found.tasks.index(task)
+    every = [loss for line_ in found.losses for loss in line_]
+    x, y = Scale(0, len(found.tasks)), covering(every)
+    ticks = y.ticks(4)
+    parts = [line(x.at(number + 1), "0", x.at(number + 1), "100%", "best")]
+    for t in ticks:
+        parts.append(line("0", y.up(t), "100%", y.up(t), "grid"))
+        parts.append(text("0", y.up(t), f.fixed(t, f.exact(ticks, 1)), "tick end", dx=-7, dy=4))
+    for stage in range(len(found.tasks) + 1):
+        parts.append(text(x.at(stage), "100%", str(stage), "tick mid", dy=17))
+    points = [(float(stage), losses[number]) for stage, losses in enumerate(found.losses)]
+    parts.append(polyline(points, x, y, "checks development"))
+    parts += [_check(x.at(a), y.up(b), "development") for a, b in points]
+    about = "; ".join(f"after stage {a:g}: {b:.3f} nats per token" for a, b in points)
+    return plot(join(parts), HEIGHT, f"Loss of {task}: {about}")
 
 
 def _check(x: str, y: str, css: str) -> Markup:

@@ -38,7 +38,11 @@ def would_change(
                 "refused."
             )
             gated = f"{r.name}+{GATED}"
-            if r.training and not is_gated(r.name) and all(x.name != gated for x in results):
+            if (
+                r.training
+                and not (is_gated(r.name) or r.adapters)
+                and all(x.name != gated for x in results)
+            ):
                 said.append(
                     f"{gated} was not tried: it answers with the adapter only what belongs to the "
                     "domain, and with the untouched base everything else."

@@ -3,7 +3,8 @@
 import math
 from typing import Literal
 
-from domainwright.studies.records import StrategyResult, Verdict
+from domainwright.studies._format import count
+from domainwright.studies.records import Data, StrategyResult, Verdict
 
 REFERENCE = "zero_shot"
 """What every difference is measured against."""
@@ -47,6 +48,25 @@ def decision(result: StrategyResult) -> Decision:
     if d.p_holm >= 0.05:
         return "not after Holm"
     return "better" if d.mean > 0 else "worse"
+
+
+def asked_items(data: Data) -> str:
+    """What every strategy answered, in words.
+
+    Without folds "120 test items", else "40 rows, each out of 5 folds".
+    """
+    if not data.folds:
+        return f"{count(data.tested)} test items"
+    return f"{count(data.tested)} rows, each left out in one of {data.folds} folds,"
+
+
+def not_itself(data: Data, name: str) -> str:
+    """That the adapter which is shipped did not answer the rows it is judged by."""
+    return (
+        f"The adapter of {name} was trained on all {count(data.train)} rows, so none of them could "
+        "measure it: its score is that of models trained in the same way on the other folds' rows. "
+        "What it forgets is measured on itself."
+    )
 
 
 def same_weights(result: StrategyResult) -> bool:

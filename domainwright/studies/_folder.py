@@ -14,7 +14,7 @@ from domainwright.studies.study import MARK, StudySettings, plain, read_study
 STUDY_FILE = "study.yaml"
 OF_STUDY = (
     *("trials", "search", "lessons", "dataset", "plan.json", "verdict.json", "report.html"),
-    *("refine", "champion.json", "tracking", "retriever", "gate", MANIFEST),
+    *("refine", "champion.json", "tracking", "retriever", "gate", "folds", MANIFEST),
 )
 OF_RUN = (
     "adapter",

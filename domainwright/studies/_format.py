@@ -156,6 +156,7 @@ UNITS = {
     "token_f1": Unit("token F1", 1, 2),
     "rouge_l": Unit("ROUGE-L", 1, 2),
     "exact_match": Unit("exact match", 1, 2),
+    "entity_f1": Unit("entity F1 (mean over rows)", 1, 2),
     "accuracy": Unit("accuracy", 100, 1, " %", " pp"),
     "accuracy_norm": Unit("accuracy", 100, 1, " %", " pp"),
     "negative_bits_per_byte": Unit("bits per byte", -1, 2, " bits per byte", "", 3),

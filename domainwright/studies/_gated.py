@@ -188,7 +188,7 @@ class GatedTrials:
         def tuned(rows: list[Row]) -> list[Item]:
             with outcome.adapter.attached():
                 runs = [exam.ask(name, prompting, outcome.hash, PASSED, rows)]
-            for number in range(1, exam.study.seeds):
+            for number in range(1, self.trainer.plan.seeds):
                 other = self.trainer.further(method, number)
                 with other.adapter.attached():
                     part = f"seed-{number}/{PASSED}"

@@ -42,7 +42,6 @@ from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow, encode_rows
 from domainwright.train.job import Job
 from domainwright.train.loss import batch_of, summed_loss
-from domainwright.train.order import rows_of_step
 from domainwright.train.settings import TrainSettings
 from domainwright.train.step import optimiser_of, take_step, within_memory
 
@@ -139,9 +138,9 @@ class WarmUp:
         Raises:
             RunFailed: a loss or a gradient is no number.
         """
-        rates = 0.0
+        rates, order = 0.0, self.job.order
         for step in range(first, first + steps):
-            rows = rows_of_step(self.job.rows, self.job.settings.batch, self.job.seed, step)
+            rows = order.step(step)
 
             def take(job: Job, step: int = step, rows: list[TrainRow] = rows) -> float:
                 return take_step(job, self.optimiser, self.parameters, step, rows)[1]

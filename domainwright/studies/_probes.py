@@ -5,17 +5,21 @@ from dataclasses import dataclass, replace
 
 from domainwright.core.errors import CapabilityError
 from domainwright.core.records import Text
+from domainwright.curate.split import Split
 from domainwright.methods._adapter import Adapter
 from domainwright.models.base import Base
+from domainwright.studies._choice import of_all_tasks
 from domainwright.studies._labels import labels_of
 from domainwright.studies._replay import planned_rows
+from domainwright.studies._watched import limit
 from domainwright.studies.data import StudyData
 from domainwright.studies.records import Candidate
 from domainwright.studies.search import FACTORS, FAMILIES, candidates, size_of_race
 from domainwright.studies.study import StudySettings
-from domainwright.studies.tune import build, full_steps, limit, preflight, wish_of
+from domainwright.studies.tune import build, full_steps, preflight, wish_of
 from domainwright.train.fit import Wish, decide, measure, per_step
 from domainwright.train.probe import Costs
+from domainwright.train.tasks import with_tasks
 
 Probed = dict[str, tuple[Wish, Costs, bool]]
 """Method -> (its run, what it costs, whether with gradient checkpointing)."""
@@ -84,14 +88,15 @@ def probe_methods(
     general: Sequence[Text],
 ) -> Probed:
     """Method -> (its run, what it costs, whether with gradient checkpointing)."""
-    rows = data.lessons
+    rows = _probed(study, data)
     labels = labels_of(rows.train, study.train)
     kept, _ = preflight(base, rows.train, study.train)
+    kept = with_tasks(kept, data.tasks)
     memory = study.budget.memory_gb
     wish = wish_of(base, kept, rows.dev, general, study.train, study.seed, memory)
-    measured = [*general, *data.split.test]
+    measured = [*general, *data.to_ask]
     replay = planned_rows(base, study.train, measured, limit(base, study.train))
-    wish = replace(wish, replay=replay)
+    wish = replace(wish, replay=replay, shares=data.shares)
     found = {}
     for method in methods:
         settings = study.methods.get(method, {})
@@ -103,6 +108,20 @@ def probe_methods(
         resident = costs.resident_mib + _held_later_mib(study, base)
         found[method] = (wish, replace(costs, resident_mib=resident), recompute)
     return found
+
+
+def _probed(study: StudySettings, data: StudyData) -> Split:
+    """The rows of a run: where each task alone has a head, of the largest task."""
+    lessons, named = data.lessons, study.strategies
+    if not study.train.head or of_all_tasks(named, study.apart.begin) or "auto" in named:
+        return lessons
+    tasks = [data.tasks.get(row.id, "") for row in lessons.train]
+    largest = max(sorted(set(tasks)), key=tasks.count)
+    rows = [
+        tuple(r for r in part if data.tasks.get(r.id, "") == largest)
+        for part in (lessons.train, lessons.dev)
+    ]
+    return replace(lessons, train=rows[0], dev=rows[1] or rows[0])
 
 
 def _held_later_mib(study: StudySettings, base: Base) -> int:

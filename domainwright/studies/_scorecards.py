@@ -117,6 +117,7 @@ def _item(data: Mapping[str, Any]) -> Item:
             **data,
             "mark": Mark(*data["mark"]),
             "passages": tuple(data["passages"]),
+            "entities": {k: tuple(n) for k, n in data.get("entities", {}).items()},
             "marks": tuple(data.get("marks", ())),
         }
     )

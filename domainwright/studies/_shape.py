@@ -19,11 +19,12 @@ from domainwright.curate._synonyms import built_in, read_synonyms
 from domainwright.curate.augment import Augmented, AugmentSettings, augment
 from domainwright.curate.augmentation import Tools
 from domainwright.curate.content import content
-from domainwright.curate.mixing import epoch
+from domainwright.curate.mixing import shares
 from domainwright.curate.read import ReadResult
 from domainwright.curate.select import SelectSettings, select
 from domainwright.curate.split import Split
 from domainwright.curate.validity import Against
+from domainwright.maths.quotas import quotas
 from domainwright.models.base import Base
 from domainwright.models.encoder import default_encoder
 from domainwright.studies._evidence import seen
@@ -133,8 +134,8 @@ def tasks_of(
 
 def mixed(
     study: StudySettings, rows: Sequence[Row], task_of: Mapping[str, str]
-) -> tuple[tuple[int, ...] | None, tuple[str, ...]]:
-    """(numbers of the training rows that an epoch reads, what the verdict says of it).
+) -> tuple[dict[str, float] | None, tuple[str, ...]]:
+    """(task -> share of the training rows that are read, what the verdict says of it).
 
     Raises:
         ConfigError: weights that do not name the tasks.
@@ -143,20 +144,16 @@ def mixed(
     mix = study.data.mix
     if mix is None:
         return None, ()
-    tasks = [task_of[row.id] for row in rows]
-    sizes = Counter(tasks)
+    sizes = Counter(task_of[row.id] for row in rows)
     if len(sizes) < 2:
         raise DataError(
-            f"data.mix is set, and the training rows are of one task, {tasks[0]}.",
+            f"data.mix is set, and the training rows are of one task, {min(sizes)}.",
             "give each task a file of its own with `task:`, or leave `mix` out.",
         )
-    order = epoch(tasks, mix, seed=study.seed)
-    drawn, distinct = Counter(tasks[n] for n in order), Counter(tasks[n] for n in {*order})
-    told = ", ".join(
-        f"{task} {drawn[task]:,} ({distinct[task]:,} different of {sizes[task]:,})"
-        for task in sorted(sizes)
-    )
-    return tuple(order), (f"An epoch reads {len(order):,} rows by {mix.kind} mixing: {told}.",)
+    share = shares(sizes, mix)
+    drawn = quotas(share, len(rows))
+    told = ", ".join(f"{task} {drawn[task]:,} (of {sizes[task]:,})" for task in sorted(sizes))
+    return share, (f"An epoch reads {len(rows):,} rows by {mix.kind} mixing: {told}.",)
 
 
 def unwritten(study: StudySettings) -> StudySettings:

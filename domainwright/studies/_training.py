@@ -1,9 +1,11 @@
 """The training runs of one study: the race, each method once, further seeds, parts of the rows."""
 
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from domainwright.core.artifacts import MANIFEST, aside, sha256_json
@@ -12,15 +14,18 @@ from domainwright.core.progress import Listener
 from domainwright.core.records import Row, Text
 from domainwright.models.base import Base
 from domainwright.studies._choice import STAND_IN, parts
+from domainwright.studies._in_turn import Stages
 from domainwright.studies._on_ray import RayWorkers
 from domainwright.studies._worker import Outcome
 from domainwright.studies.ablation import advice, gain
 from domainwright.studies.data import StudyData
 from domainwright.studies.learning_curve import learning_curve
 from domainwright.studies.plan import Plan
-from domainwright.studies.records import Candidate, LearningCurve, Search, StrategyResult, Transfer
+from domainwright.studies.records import Candidate, LearningCurve, Search, StrategyResult
 from domainwright.studies.search import Losses, race, without_winner
+from domainwright.studies.sequence import in_sequence
 from domainwright.studies.study import StudySettings
+from domainwright.studies.task_records import InSequence, Transfer
 from domainwright.studies.transfer import transfer
 from domainwright.studies.tune import Tuned, Wanted, advance, tune
 
@@ -41,16 +46,24 @@ class Trainer:
     workers: RayWorkers | None = None
     """Make trainings ahead, several at once; the study then finds them made. None: it makes them
     itself, in turn."""
+    lessons: Path | None = None
+    """Folder of the study that keeps what a teacher says, where it is not `folder`."""
     search: Search | None = None
     tuned: dict[str, Tuned | RunFailed | CapabilityError] = field(default_factory=dict)
     _further: dict[tuple[str, int], Tuned] = field(default_factory=dict)
+    _apart: dict[tuple[str, str, int], Tuned] = field(default_factory=dict)
+    """(method, task, seed's number) -> the task's own adapter."""
     _made: dict[tuple[Path, int | None], Outcome] = field(default_factory=dict)
     """(folder, step to pause at) -> what came of a training that was made ahead."""
 
-    def ahead(self, methods: Sequence[str]) -> None:
-        """Have all trainings of these methods made at once, where there is someone to do it."""
+    def ahead(self, methods: Sequence[str], *, seeded: bool = True) -> None:
+        """Have all trainings of these methods made at once, where there is someone to do it.
+
+        Args:
+            seeded: those of the study's further seeds, too.
+        """
         wanted = [self._wanted(method, self.folder / "trials" / method) for method in methods]
-        seeds = range(1, self.study.seeds)
+        seeds = range(1, self.plan.seeds if seeded else 1)
         self._ahead([*wanted, *(self._seeded(m, number) for m in methods for number in seeds)])
 
     def _ahead(self, wanted: Sequence[Wanted], until: int | None = None) -> None:
@@ -87,6 +100,48 @@ class Trainer:
         except (RunFailed, CapabilityError) as error:
             return error
 
+    def tasks(self) -> list[str]:
+        """Of the training rows, in alphabetical order."""
+        return sorted({self.data.tasks.get(row.id, "") for row in self.data.lessons.train})
+
+    def of_task(self, method: str, task: str, number: int = 0) -> Tuned:
+        """The method's adapter for one task, in `trials/METHOD/tasks/`; see `_tasked`.
+
+        Raises:
+            RunFailed, CapabilityError: it fails, or the adapter that it begins from did.
+        """
+        known = (method, task, number)
+        if known in self._apart:
+            return self._apart[known]
+        shared = self.study.apart.begin == "shared"
+        if shared:
+            before = self.further(method, number) if number else self.tune(method)
+            if isinstance(before, Exception):
+                raise before
+        trial = self.folder / "trials" / method
+        whole = self._seeded(method, number) if number else self._wanted(method, trial)
+        lessons, own = self.data.lessons, self.data.tasks
+        rows = [row for row in lessons.train if own.get(row.id, "") == task]
+        watched = [row for row in lessons.dev if own.get(row.id, "") == task]
+        steps = whole.settings.steps or self.plan.steps
+        wanted = replace(
+            whole,
+            rows=rows,
+            development=watched or rows,
+            steps=max(1, round(steps * len(rows) / len(lessons.train))),
+            settings=replace(whole.settings, steps=None, tasks=None),
+            shares=None,
+            folder=whole.folder / "tasks" / folder_of(task),
+            begin=whole.folder / "adapter" if shared else None,
+            planned=None,
+        )
+        self._apart[known] = self._tune(wanted, self.resume)
+        return self._apart[known]
+
+    def release(self) -> None:
+        """Hold no adapter any more; with `resume` it is read back when it is asked for."""
+        self.tuned, self._further, self._apart = {}, {}, {}
+
     def _seeded(self, method: str, number: int) -> Wanted:
         """The same method with another seed, in `trials/METHOD/seed-N`."""
         wanted = self._wanted(method, self.folder / "trials" / method / f"seed-{number}")
@@ -111,8 +166,9 @@ class Trainer:
             parents={"dataset": self.data.hash, "base": self.base.sha256},
             memory_gb=study.budget.memory_gb,
             planned=self.plan.run_of(method),
-            lessons=self.folder / "lessons",
+            lessons=(self.lessons or self.folder) / "lessons",
             tasks=self.data.tasks,
+            shares=self.data.shares,
         )
 
     def winner(self) -> str:
@@ -139,7 +195,7 @@ class Trainer:
         method = self.search.winner.method
         self.tuned[method] = outcome
         if isinstance(outcome, Tuned):
-            self._ahead([self._seeded(method, number) for number in range(1, self.study.seeds)])
+            self._ahead([self._seeded(method, number) for number in range(1, self.plan.seeds)])
         return method
 
     def _race(self) -> Search:
@@ -264,10 +320,31 @@ class Trainer:
         groups = {row.id: row.group for row in self.data.split.dev}
         return transfer(method, train, self.data.tasks, steps, losses_of, groups)
 
+    def sequence(self, results: Sequence[StrategyResult], best: str) -> InSequence | None:
+        """Its tasks learned in turn by that method; None: not asked, or no method was trained."""
+        leader, order = _leader(results, best), self.study.evaluate.sequence
+        if not order or leader is None:
+            return None
+        method, steps = leader
+        wanted = self._wanted(method, self.folder / "trials" / method)
+        stages = Stages(wanted, order, partial(self._tune, resume=True))
+        groups = {row.id: row.group for row in self.data.split.dev}
+        return in_sequence(method, order, wanted.rows, wanted.tasks, steps, stages, groups)
+
+
+def folder_of(task: str) -> str:
+    """A task's name as the name of a folder, unlike any other task's.
+
+    >>> folder_of("refunds"), folder_of("a/b")
+    ('refunds', 'a_b-f5effa31')
+    """
+    plain = re.sub(r"[^A-Za-z0-9_-]", "_", task)
+    return plain if plain == task and task else f"{plain}-{sha256_json(task)[:8]}"
+
 
 def _leader(results: Sequence[StrategyResult], best: str) -> tuple[str, int] | None:
     """(method, steps) of the recommended strategy, or of the best that was trained."""
-    trained = [r for r in results if r.training and r.score]
+    trained = [r for r in results if r.training and r.score and not r.adapters]
     if not trained:
         return None
     own = next((r for r in trained if r.name == best), None)

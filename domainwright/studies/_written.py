@@ -26,12 +26,16 @@ def write_study(
     write_report(verdict, folder / "report.html")
     for method in trained:
         adapter = f"trials/{method}/adapter"
-        of_it = [r.name for r in verdict.strategies if r.adapter == adapter]
+        of_it = [r.name for r in verdict.strategies if r.adapter == adapter and not r.adapters]
         if not of_it:
             continue  # it was trained, and its prompts did not fit
         # A method that ran in a combination only has the combination's card.
         card = model_card(verdict, method if method in of_it else of_it[0])
         (folder / adapter / "README.md").write_text(card, encoding="utf-8")
+    for result in verdict.strategies:
+        for task, adapter in result.adapters.items():
+            card = model_card(verdict, result.name, task)
+            (folder / adapter / "README.md").write_text(card, encoding="utf-8")
     scorecards = {
         name: read_manifest(folder / "trials" / name / "scorecard")["hash"] for name in asked
     }

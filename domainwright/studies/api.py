@@ -21,9 +21,12 @@ from domainwright.prompting._sources import PromptSettings, Sources
 from domainwright.studies._asked import as_asked, prompters_of
 from domainwright.studies._base import base_of
 from domainwright.studies._choice import strategies
+from domainwright.studies._crossfit import prepared, with_prompters
+from domainwright.studies._entities import kinds_of_run
 from domainwright.studies._folder import OF_RUN, STUDY_FILE, claim, ours
+from domainwright.studies._format import unit
 from domainwright.studies._gate import GATE, load_gate
-from domainwright.studies._names import is_gated, ungated
+from domainwright.studies._names import is_gated, is_tasked, stem
 from domainwright.studies._opened import open_adapter
 from domainwright.studies._retention_tasks import retention_tasks
 from domainwright.studies._retriever import RETRIEVER
@@ -145,7 +148,8 @@ def decide(
             listen=told,
             stop=stop,
         )
-        results = [_flat(r, verdict) for r in verdict.strategies]
+        lower = float(unit(verdict.score).lower_is_better)
+        results = [_flat(r, verdict) | {"lower_is_better": lower} for r in verdict.strategies]
         files = [target / "verdict.json", target / "report.html"]
         told.finish(results, files, verdict.recommendation.sentence)
     return Decided(verdict, target)
@@ -167,13 +171,19 @@ def plan(
     listen(Step("read data", 0, 1))
     with tempfile.TemporaryDirectory() as folder:
         load = cache(lambda: base_of(settings))
-        data = prepare(unwritten(settings), Path(folder), base=load, listen=listen)
+        data = prepared(unwritten(settings), Path(folder), base=load, listen=listen)
         listen(Step("load base", 0, 1))
         base = load()
-        names, _ = strategies(settings.strategies, data.task, documents=bool(data.documents))
+        names, _ = strategies(
+            settings.strategies,
+            data.task,
+            documents=bool(data.documents),
+            head=settings.train.head,
+        )
         untuned = default_encoder
-        prompters = prompters_of(settings, base, data, Path(folder), listen, encoder=untuned)
-        data = as_asked(settings, data, base, prompters, names)
+        data, _, _ = with_prompters(
+            settings, data, base, Path(folder), names, listen, encoder=untuned
+        )
     listen(Step("probe", 0, 1))
     general = retention_tasks(settings, base, listen)
     texts = shipped_suite().texts
@@ -240,6 +250,7 @@ def wanted_of(study: StudySettings, method: str, folder: Path, listen: Listener)
         parents={"dataset": data.hash, "base": base.sha256},
         memory_gb=study.budget.memory_gb,
         tasks=data.tasks,
+        shares=data.shares,
     )
 
 
@@ -268,7 +279,8 @@ def load_run(folder: str | Path, strategy: str | None = None) -> Run:
         study = read_study(folder / STUDY_FILE)
         base = base_of(study)
         adapter = open_adapter(base, in_force(folder, "adapter"))
-        return Run(base, adapter, None, study.prompting, "adapter")
+        kinds = kinds_of_run(folder)
+        return Run(base, adapter, None, study.prompting, "adapter", kinds=kinds)
     raise DataError(
         f"{folder} holds no finished study and no run.",
         "give the folder of `dw decide` or `dw train`, such as runs/NAME.",
@@ -316,7 +328,10 @@ def _load(study: StudySettings, folder: Path, strategy: str) -> Run:
     if (chosen := _instruction(folder, strategy)) is not None:
         study = replace(study, prompting=replace(study.prompting, instruction=chosen or None))
         strategy = strategy.replace("instructed", REFERENCE)
-    for part in ungated(strategy).split("+"):
+    apart = _apart(folder, asked)
+    for part in stem(strategy).split("+"):
+        if part in METHODS and apart and apart.adapter is None:
+            continue  # what is of no task is the untouched base's
         if part in METHODS:
             adapter = open_adapter(base, in_force(folder, f"trials/{part}/adapter"))
             continue
@@ -338,7 +353,16 @@ def _load(study: StudySettings, folder: Path, strategy: str) -> Run:
             )
         )
     gate = load_gate(folder / GATE) if is_gated(asked) else None
-    return Run(base, adapter, prompter, study.prompting, asked, gate)
+    kinds = kinds_of_run(folder)
+    adapters = {task: folder / place for task, place in apart.adapters.items()} if apart else {}
+    return Run(base, adapter, prompter, study.prompting, asked, gate, kinds, adapters)
+
+
+def _apart(folder: Path, strategy: str) -> StrategyResult | None:
+    """The result of a strategy that has an adapter for every task."""
+    if not is_tasked(strategy):
+        return None
+    return next(r for r in read_verdict(folder / "verdict.json").strategies if r.name == strategy)
 
 
 def _instruction(folder: Path, strategy: str) -> str | None:

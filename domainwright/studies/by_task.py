@@ -5,7 +5,7 @@ from itertools import compress
 
 from domainwright.evaluate.records import Item
 from domainwright.studies.judge import REFERENCE, lead, score_of
-from domainwright.studies.records import TaskScore
+from domainwright.studies.task_records import TaskScore
 
 FEWEST_ITEMS = 5
 """A task with fewer test items gets no score of its own."""

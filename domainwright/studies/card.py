@@ -21,8 +21,11 @@ PEFT = tuple(
 asking a method would import torch."""
 
 
-def model_card(verdict: Verdict, strategy: str) -> str:
+def model_card(verdict: Verdict, strategy: str, task: str | None = None) -> str:
     """README.md of a trained strategy, in Markdown with the hub's front matter.
+
+    Args:
+        task: whose adapter it is, where every task has its own.
 
     Raises:
         UnknownName: the verdict has no such strategy.
@@ -40,9 +43,9 @@ def model_card(verdict: Verdict, strategy: str) -> str:
     parts = [
         _front(verdict, result),
         f"# {_plain(result.name)} on {_plain(verdict.base.get('name'))}: {_plain(verdict.name)}",
-        _what(verdict, result),
+        _what(verdict, result) + _whose(result, task),
         "## Measured\n\n" + _measured(verdict, result),
-        "## Load it\n\n" + _load(verdict, result),
+        "## Load it\n\n" + _load(verdict, result, task),
         "## Settings\n\n" + _settings(result),
         "## Limits\n\n" + _limits(verdict, result),
         "## Made with\n\n" + _made(verdict),
@@ -107,6 +110,17 @@ def _what(verdict: Verdict, result: StrategyResult) -> str:
     return " ".join(words)
 
 
+def _whose(result: StrategyResult, task: str | None) -> str:
+    """Which of several adapters this is, and what it brought for its task."""
+    if task is None:
+        return ""
+    others = ", ".join(_plain(x) for x in result.adapters if x != task)
+    return (
+        f" These weights answer the task {_plain(task)} alone; {others} have their own. Figures "
+        "below are of all of them, on all tasks; forgetting is that of the one that forgets most."
+    )
+
+
 def _measured(verdict: Verdict, result: StrategyResult) -> str:
     if result.score is None:
         return f"Not measured: {result.status}, {_plain(result.reason or 'no reason was given')}"
@@ -140,17 +154,22 @@ def _measured(verdict: Verdict, result: StrategyResult) -> str:
     rows.append(("seconds per answer", f.seconds(result.seconds_per_answer)))
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return (
-        f"On {f.count(verdict.data.tested)} test items in {f.count(verdict.data.groups)} "
-        "independent groups; brackets hold 95 % intervals.\n\n"
+        f"On {_facts.asked_items(verdict.data)} in {f.count(verdict.data.groups)} "
+        f"independent groups; brackets hold 95 % intervals.{_folded(verdict, result)}\n\n"
         f"| measure | value |\n| --- | --- |\n{table}"
     )
 
 
-def _load(verdict: Verdict, result: StrategyResult) -> str:
+def _folded(verdict: Verdict, result: StrategyResult) -> str:
+    return f" {_facts.not_itself(verdict.data, result.name)}" if verdict.data.folds else ""
+
+
+def _load(verdict: Verdict, result: StrategyResult, task: str | None) -> str:
     base = _base_id(verdict)
     run = PurePosixPath("runs", verdict.name)
-    chat = f"With Domainwright:\n\n```sh\ndw chat {_shell(str(run))}\n```"
-    folder = result.adapter or "adapter"
+    whose = "" if task is None else f" --strategy {_shell(result.name)} --task {_shell(task)}"
+    chat = f"With Domainwright:\n\n```sh\ndw chat {_shell(str(run))}{whose}\n```"
+    folder = (result.adapter if task is None else result.adapters[task]) or "adapter"
     if _library(result) == "domainwright":
         return f"{chat}\n\nPEFT has no such method, so it cannot load this adapter."
     # repr: a name with a quote in it must not become code.

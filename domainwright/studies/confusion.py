@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from domainwright.core.errors import ConfigError
-from domainwright.core.records import Chat, Choice, Row
+from domainwright.core.records import Chat, Choice, Extraction, Row
 from domainwright.evaluate.records import Item
 from domainwright.studies.prices import PriceSettings
 from domainwright.studies.records import Answered, StrategyResult
@@ -26,7 +26,9 @@ def labels_in(references: Sequence[str]) -> list[str]:
 
 def answered(items: Sequence[Item]) -> list[Answered]:
     """The answers of one strategy, counted by group."""
-    labels = labels_in([x.reference for x in items])
+    # Lists of entities are no labels, however few there are.
+    listed = any(x.entities for x in items)
+    labels = [] if listed else labels_in([x.reference for x in items])
     known = {_plain(label): label for label in labels}
     counts = Counter(
         (x.group, x.reference, known.get(_plain(x.reply), OTHER)) for x in items if labels
@@ -46,6 +48,7 @@ def check_labels(prices: PriceSettings, rows: Sequence[Row]) -> None:
     references = [
         r.choices[r.answer] if isinstance(r, Choice) else r.answer if isinstance(r, Chat) else ""
         for r in rows
+        if not isinstance(r, Extraction)
     ]
     _check(prices, labels_in(references))
 

@@ -13,6 +13,7 @@ from domainwright.core.records import (
     Chat,
     Choice,
     Document,
+    Extraction,
     Message,
     Preference,
     Rated,
@@ -23,10 +24,11 @@ from domainwright.core.records import (
 from domainwright.core.seeds import share
 from domainwright.curate.dataset import write_dataset
 from domainwright.curate.duplicates import drop_duplicates
-from domainwright.curate.labelled import as_choices
+from domainwright.curate.labelled import LabelSet, as_choices
 from domainwright.curate.overlap import OverlapReport, overlap, remove_leaks
 from domainwright.curate.read import ReadResult, read_all
 from domainwright.curate.split import Split, split, split_given
+from domainwright.curate.tagged import as_extractions, kinds_of
 from domainwright.models.base import Base
 from domainwright.studies._base import base_of
 from domainwright.studies._cleaned import curated
@@ -35,7 +37,9 @@ from domainwright.studies._shape import mixed, shape, tasks_of
 from domainwright.studies.records import Data, Source
 from domainwright.studies.study import DataSettings, StudySettings
 
-TASK_OF = {Chat: "answers", Choice: "choices", Text: "texts"}
+TASK_OF = {Chat: "answers", Choice: "choices", Extraction: "entities", Text: "texts"}
+WRITTEN = ("answers", "entities")
+"""Tasks whose replies are written, unless a head answers."""
 ROLES = ("train", "development", "test")
 SHOWN = 12
 """Set-aside rows quoted in the report."""
@@ -56,24 +60,38 @@ class StudyData:
     """Test rows that kept training rows give away."""
     asked: Split | None = None
     """The split with training and development rows as a tuned model is asked; see `_asked`."""
-    order: tuple[int, ...] | None = None
-    """Numbers of the training rows that an epoch reads, some twice, some not. None: all once."""
+    shares: Mapping[str, float] | None = None
+    """Task -> share of the training rows that are read. None: every row once an epoch."""
     tasks: Mapping[str, str] = field(default_factory=dict)
     """Id of a row -> its task."""
     notes: tuple[str, ...] = ()
     """What the verdict should say beside its reasons."""
+    folds: tuple["StudyData", ...] = ()
+    """Of a cross-fitted study: the same rows once for every fold, which is its test part. The
+    split of the whole has all rows in training, for the models that are shipped."""
+    crossfit: bool = False
+    """Whether this is a cross-fitted study or a fold of one: no row is spared for development."""
 
     @property
     def lessons(self) -> Split:
-        """What methods are trained and watched on."""
+        """What methods are trained and watched on.
+
+        Where no row is spared for development the training rows are watched: their loss falls to
+        the end, so a run takes all its steps, unless it forgets too much.
+        """
         rows = self.asked or self.split
-        if self.order is None:
-            return rows
-        return replace(rows, train=tuple(rows.train[n] for n in self.order))
+        if self.crossfit and not rows.dev:
+            return replace(rows, dev=rows.train)
+        return rows
+
+    @property
+    def to_ask(self) -> list[Row]:
+        """Rows that strategies can be tested on."""
+        return [row for part in self.folds or (self,) for row in part.split.test]
 
     def test_items(self, count: int, seed: int) -> list[Row]:
         """The first `count` test rows of an order that depends on the seed and the ids alone."""
-        return sorted(self.split.test, key=lambda row: share(seed, row.id))[:count]
+        return sorted(self.to_ask, key=lambda row: share(seed, row.id))[:count]
 
     def record(self, tested: Sequence[Row], detectable: float) -> Data:
         """What the verdict says about the data."""
@@ -90,7 +108,30 @@ class StudyData:
             leaks=self.leaks,
             documents_overlap=self.documents_overlap,
             detectable=detectable,
+            folds=len(self.folds),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What the study's files hold, before it is divided."""
+
+    parts: dict[str, list[Row]]
+    """Role -> its rows."""
+    set_aside: list[SetAside]
+    sources: list[Source]
+    entries: list[str | dict]
+    reads: list[ReadResult]
+    """Of the entries, in their order."""
+    document_reads: list[ReadResult]
+    task: str
+    labels: LabelSet | None
+    notes: tuple[str, ...]
+
+    @property
+    def documents(self) -> tuple[Document, ...]:
+        reads = self.document_reads
+        return tuple(row for read in reads for row in read.rows if isinstance(row, Document))
 
 
 def prepare(
@@ -99,15 +140,29 @@ def prepare(
     *,
     base: Callable[[], Base] | None = None,
     listen: Listener = quiet,
+    found: Found | None = None,
 ) -> StudyData:
     """Read, convert, deduplicate, curate, split, remove leaks, choose and make training rows; write
     `folder/dataset`.
 
     Args:
         base: loads the study's base, for choosing and making rows by it. None: from its settings.
+        found: what the files hold. None: they are read.
 
     Raises:
         DataError: nothing usable, several kinds of rows, or too few groups to split.
+    """
+    found = found or find(study, listen)
+    divided = _divided(study.data, study.seed, found.parts)
+    load = base or cache(lambda: base_of(study))
+    return laid_out(study, found, divided, folder, base=load, listen=listen)
+
+
+def find(study: StudySettings, listen: Listener = quiet) -> Found:
+    """Read, convert, deduplicate and curate.
+
+    Raises:
+        DataError: nothing usable, or several kinds of rows.
     """
     parts: dict[str, list[Row]] = {}
     aside: list[SetAside] = []
@@ -115,7 +170,8 @@ def prepare(
     roles = [(role, entry) for role in ROLES for entry in getattr(study.data, role)]
     # All files in one call, so that no two rows have the same id.
     reads = read_all([_as_source(entry) for _, entry in roles])
-    labels = labels_asked(study, [row for result in reads for row in result.rows])
+    unconverted = [row for result in reads for row in result.rows]
+    labels, kinds = labels_asked(study, unconverted), kinds_of(unconverted)
     for (role, entry), result in zip(roles, reads, strict=True):
         rows, unwanted = as_conversations(result.rows)
         rows, unused = _shared(rows, entry, study.seed)
@@ -129,43 +185,63 @@ def prepare(
     parts["train"] = curation.train
     aside += curation.set_aside
     # After curation, which may change words: labels are compared sign for sign.
-    parts = {role: as_choices(rows, labels) for role, rows in parts.items()}
+    parts = {role: as_choices(as_extractions(r, kinds), labels) for role, r in parts.items()}
     task = _task(parts)
-    divided = _divided(study.data, study.seed, parts)
     document_reads = read_all(study.data.documents, as_documents=True)
-    documents = _documents(document_reads)
     sources += [_source(result, "documents") for result in document_reads]
+    return Found(
+        parts=parts,
+        set_aside=aside,
+        sources=sources,
+        entries=[entry for _, entry in roles],
+        reads=reads,
+        document_reads=document_reads,
+        task=task,
+        labels=labels,
+        notes=tuple(curation.notes),
+    )
+
+
+def laid_out(
+    study: StudySettings,
+    found: Found,
+    divided: Split,
+    folder: Path,
+    *,
+    base: Callable[[], Base],
+    listen: Listener = quiet,
+) -> StudyData:
+    """Remove leaks, choose and make training rows, and write `folder/dataset`.
+
+    Raises:
+        DataError: no training row is left.
+    """
+    documents = found.documents
     report = overlap([*divided.train, *divided.dev], divided.test, documents)
     cleaned, dropped = _without_leaks(divided, report, keep=study.data.leaks == "keep")
-    load = base or cache(lambda: base_of(study))
-    shaped = shape(study, cleaned, documents, base=load, folder=folder, listen=listen)
+    shaped = shape(study, cleaned, documents, base=base, folder=folder, listen=listen)
     cleaned = replace(cleaned, train=tuple(shaped.rows))
-    aside += dropped + shaped.set_aside
-    reads += shaped.made
-    sources += [_source(result, "augment") for result in shaped.made]
+    aside = [*found.set_aside, *dropped, *shaped.set_aside]
+    reads = [*found.reads, *shaped.made]
     everyone = [*cleaned.train, *cleaned.dev, *cleaned.test]
-    tasks = tasks_of(everyone, [entry for _, entry in roles], reads)
-    order, notes = mixed(study, cleaned.train, tasks)
+    tasks = tasks_of(everyone, found.entries, reads)
+    shares, notes = mixed(study, cleaned.train, tasks)
     manifest = write_dataset(folder / "dataset", cleaned, aside, reads)
-    everything = [x for r in (*reads, *document_reads) for x in r.set_aside] + aside
+    everything = [x for r in (*reads, *found.document_reads) for x in r.set_aside] + aside
     return StudyData(
         split=cleaned,
         documents=documents,
-        task=task,
+        task=found.task,
         hash=manifest["hash"],
-        sources=sources,
+        sources=[*found.sources, *(_source(result, "augment") for result in shaped.made)],
         set_aside=everything,
         leaks=dict(Counter(leak.kind for leak in report.leaks)),
         documents_overlap=len({leak.test for leak in report.in_documents}),
         given_away=_given_away(report, cleaned.train),
-        order=order,
+        shares=shares,
         tasks=tasks,
-        notes=(*curation.notes, *notes, *shaped.notes, *label_notes(labels, cleaned)),
+        notes=(*found.notes, *notes, *shaped.notes, *label_notes(found.labels, cleaned)),
     )
-
-
-def _documents(reads: Sequence[ReadResult]) -> tuple[Document, ...]:
-    return tuple(row for read in reads for row in read.rows if isinstance(row, Document))
 
 
 def _divided(settings: DataSettings, seed: int, parts: dict[str, list[Row]]) -> Split:
@@ -277,7 +353,7 @@ def _task(parts: dict[str, list[Row]]) -> str:
     if kind not in TASK_OF:
         raise DataError(
             f"A study cannot be decided on {kind.__name__.lower()} rows.",
-            "give conversations, multiple choice, labelled texts or plain text.",
+            "give conversations, multiple choice, labelled texts, tagged sentences or plain text.",
         )
     return TASK_OF[kind]
 

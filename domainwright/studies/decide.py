@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from domainwright.core import machine
 from domainwright.core.artifacts import (
@@ -21,20 +20,32 @@ from domainwright.core.progress import Listener, Step, quiet
 from domainwright.evaluate.records import Item
 from domainwright.evaluate.retained import Retained, change
 from domainwright.evaluate.tasks import TASKS
+from domainwright.maths.crossfit import shared_rows
 from domainwright.maths.significance import detectable
 from domainwright.models.base import Base
-from domainwright.studies import transfer
-from domainwright.studies._asked import TUNED, as_asked, prompters_of
+from domainwright.studies import _tasked, sequence, transfer
+from domainwright.studies._asked import TUNED
 from domainwright.studies._base import base_of
-from domainwright.studies._choice import STAND_IN, failed, kind, parts, score_name, strategies
+from domainwright.studies._choice import (
+    STAND_IN,
+    failed,
+    kind,
+    of_all_tasks,
+    parts,
+    score_name,
+    strategies,
+)
+from domainwright.studies._crossfit import prepared, sitting_of, with_prompters
 from domainwright.studies._exam import Exam, suite_of
 from domainwright.studies._explain import would_change
+from domainwright.studies._facts import not_itself
 from domainwright.studies._folder import OF_STUDY, STUDY_FILE, claim, open_study
 from domainwright.studies._gate import GATE, gate_of
 from domainwright.studies._gated import GatedTrials, told
 from domainwright.studies._live import Live
-from domainwright.studies._names import is_gated
+from domainwright.studies._names import is_gated, is_tasked
 from domainwright.studies._on_ray import RayWorkers, workers_of
+from domainwright.studies._repeats import trainings
 from domainwright.studies._retention_tasks import retention_tasks
 from domainwright.studies._retriever import RETRIEVER
 from domainwright.studies._training import Trainer
@@ -42,7 +53,7 @@ from domainwright.studies._written import write_study
 from domainwright.studies.by_task import by_task
 from domainwright.studies.confusion import answered, check_labels
 from domainwright.studies.costs import costs
-from domainwright.studies.data import StudyData, prepare
+from domainwright.studies.data import StudyData
 from domainwright.studies.inflation import inflation
 from domainwright.studies.judge import (
     REFERENCE,
@@ -55,6 +66,7 @@ from domainwright.studies.judge import (
 )
 from domainwright.studies.plan import Plan, make_plan
 from domainwright.studies.records import (
+    Data,
     StrategyResult,
     Training,
     Verdict,
@@ -111,7 +123,7 @@ class _Study:
         study = self.study
         self.listen(Step("read data", 0, 1))
         load = cache(lambda: base_of(study))
-        self.data: StudyData = prepare(study, self.folder, base=load, listen=self.listen)
+        self.data: StudyData = prepared(study, self.folder, base=load, listen=self.listen)
         self.listen(Step("load base", 0, 1))
         self.base: Base = load()
         self.task = TASKS.get(self.data.task)
@@ -119,26 +131,34 @@ class _Study:
             study.evaluate.score, self.data.task, self.task.scores, self.data.split.train
         )
         names, skipped = strategies(
-            study.strategies, self.data.task, documents=bool(self.data.documents)
+            study.strategies,
+            self.data.task,
+            documents=bool(self.data.documents),
+            head=study.train.head,
         )
         self.suite = suite_of(study)
         self.general = retention_tasks(study, self.base, self.listen)
-        self.prompters = prompters_of(study, self.base, self.data, self.folder, self.listen)
-        self.data = as_asked(study, self.data, self.base, self.prompters, names)
+        self.data, self.prompters, of_folds = with_prompters(
+            study, self.data, self.base, self.folder, names, self.listen
+        )
         self.listen(Step("probe", 0, 1))
         self.plan = self._plan(names)
         self.exam = self._exam()
-        rows = self.exam.rows
+        rows, folds = self.exam.rows, len(self.data.folds)
         check_labels(study.prices, rows)
-        expected = detectable(len(rows))
+        expected = detectable(len(rows)) * (shared_rows(folds) ** 0.5 if folds else 1.0)
         check_detectable(len(rows), expected, study.evaluate.difference)
         self.trainer = self._trainer()
-        self.listen.plan(self.plan, names, study.seeds)
+        _tasked.check_tasks(names, self.trainer.tasks())
+        if study.evaluate.sequence:
+            sequence.checked(study.evaluate.sequence, self.trainer.tasks())
+        self.sitting = sitting_of(self.exam, self.trainer, of_folds)
+        self.listen.plan(self.plan, names, trainings(self.plan.seeds, folds))
         before = self.exam.retained("base", nullcontext())
         gate = gate_of(study, self.data, self.folder, self.listen)
         self.gated = GatedTrials(self.exam, self.trainer, before, gate)
         if self.workers and not self.plan.candidates:
-            self.trainer.ahead(list(dict.fromkeys(m for name in names if (m := parts(name)[0]))))
+            self.sitting.ahead(of_all_tasks(names, study.apart.begin))
             self.listen.made_ahead()
         results: list[StrategyResult] = []
         for name in names:
@@ -148,7 +168,7 @@ class _Study:
             self.listen.start(len(results), name)
             results.append(self._trial(name, before))
             self.listen.finish(results[-1], self.score)
-        if study.strategies == ("auto",):
+        if study.strategies == ("auto",) and not folds:
             for name in self.gated.further(results, study.max_forgetting):
                 self.listen.add(name)
                 self.listen.start(len(results), name)
@@ -188,18 +208,6 @@ class _Study:
             workers=self.workers,
         )
 
-    def _further(self, name: str, number: int) -> list[Item]:
-        """The answers of the same method trained with another of the study's seeds.
-
-        Raises:
-            RunFailed: it fails its checks.
-        """
-        method, prompting = parts(name)
-        assert method is not None
-        tuned = self.trainer.further(method, number)
-        with tuned.adapter.attached():
-            return self.exam.ask(name, prompting, tuned.hash, f"seed-{number}/scorecard")
-
     def _plan(self, names: Sequence[str]) -> Plan:
         """The plan of an interrupted run is kept: its sizes are part of what was measured."""
         path = self.folder / "plan.json"
@@ -216,27 +224,27 @@ class _Study:
         """One strategy, measured or read back."""
         if is_gated(name):
             return self.gated.trial(name)
+        if is_tasked(name):
+            try:
+                runs = self._runs(name)
+                return _tasked.TaskTrials(self.exam, self.trainer, before).trial(name, runs)
+            except (ConfigError, RunFailed, CapabilityError) as error:
+                return failed(name, error)
         method, prompting = parts(name)
         adapter_hash = ""
         training: Training | None = None
-        context: Any = nullcontext()
         retention = None
         if method:
             outcome = self.trainer.tune(method)
             if isinstance(outcome, Exception):
                 return failed(name, outcome)
             adapter_hash, training = outcome.hash, outcome.training
-            context = outcome.adapter.attached()
             now = self.exam.retained(method, outcome.adapter.attached(), adapter_hash)
             retention = retention_record(now, change(before, now))
         else:
             retention = retention_record(before, change(before, before))
         try:
-            with context:
-                runs = [self.exam.ask(name, prompting, adapter_hash)]
-            for number in range(1, self.study.seeds if method else 1):
-                self.listen.so_far(self.score, summarise(pooled(runs))["score"])
-                runs.append(self._further(name, number))
+            runs = self._runs(name)
         except (ConfigError, RunFailed, CapabilityError) as error:
             # Its prompts do not fit the base's context, or another seed fails. Without the
             # reference nothing is left.
@@ -257,6 +265,14 @@ class _Study:
             **summarise(items),
         )
 
+    def _runs(self, name: str) -> list[list[Item]]:
+        """A strategy's answers with every seed of its method."""
+        runs = [self.sitting.asked(name, 0)]
+        for number in range(1, self.plan.seeds if parts(name)[0] else 1):
+            self.listen.so_far(self.score, summarise(pooled(runs))["score"])
+            runs.append(self.sitting.asked(name, number))
+        return runs
+
     def _verdict(self, results: list[StrategyResult], before: Retained, expected: float) -> Verdict:
         study, base = self.study, self.base
         differences = compare(self.exam.items)
@@ -265,20 +281,20 @@ class _Study:
             results, self.exam.items, score=self.score, max_forgetting=study.max_forgetting
         )
         curve = self.trainer.curve(results, advice.strategy)
-        more = told(results) + ([curve.advice] if curve else [])
+        more = [*told(results), *_tasked.told(results, self.score)] + (
+            [curve.advice] if curve else []
+        )
         helped = self.trainer.ablation(results, advice.strategy)
         moved = self.trainer.transfer(results, advice.strategy)
         more += [*([helped] if helped else []), *(transfer.advice(moved) if moved else [])]
+        in_turn = self.trainer.sequence(results, advice.strategy)
+        more += sequence.advice(in_turn) if in_turn else []
         more += [*self.plan.notes, *self.data.notes]
+        data = self._data(expected, advice.strategy)
+        winner = next(r for r in results if r.name == advice.strategy)
+        if data.folds and winner.adapter:
+            more = [not_itself(data, winner.name), *more]
         advice = replace(advice, reasons=[*advice.reasons, *more])
-        data = replace(
-            self.data.record(self.exam.rows, expected),
-            detectable_measured=measured_detectable(self.exam.items, advice.strategy),
-        )
-        for outcome in self.trainer.tuned.values():
-            if isinstance(outcome, Tuned):
-                for entry in outcome.set_aside:
-                    data.set_aside[entry.reason] = data.set_aside.get(entry.reason, 0) + 1
         priced = costs(
             results,
             study.prices,
@@ -322,10 +338,23 @@ class _Study:
             learning_curve=curve,
             tasks=by_task(self.exam.items, self.data.tasks),
             transfer=moved,
+            in_sequence=in_turn,
             inflation=inflation(self.exam.items, REFERENCE, self.data.given_away),
         )
         trained = [name for name, x in self.trainer.tuned.items() if isinstance(x, Tuned)]
         return write_study(self.folder, verdict, trained, list(self.exam.items), self.data.hash)
+
+    def _data(self, expected: float, best: str) -> Data:
+        """What the verdict says about the data, with the rows that training set aside."""
+        data = replace(
+            self.data.record(self.exam.rows, expected),
+            detectable_measured=measured_detectable(self.exam.items, best),
+        )
+        for outcome in self.trainer.tuned.values():
+            if isinstance(outcome, Tuned):
+                for entry in outcome.set_aside:
+                    data.set_aside[entry.reason] = data.set_aside.get(entry.reason, 0) + 1
+        return data
 
     def _gigabytes(self, results: Sequence[StrategyResult]) -> dict[str, float]:
         """What each strategy keeps beside the base: adapter, vectors it searches, gate."""
@@ -337,7 +366,11 @@ class _Study:
         retriever = size(self.folder / RETRIEVER, "*.safetensors")
         gate = size(self.folder / GATE, "*.safetensors")
         return {
-            r.name: (size(self.folder / r.adapter, "*.safetensors") if r.adapter else 0.0)
+            r.name: sum(
+                size(self.folder / place, "*.safetensors")
+                for place in (r.adapter, *r.adapters.values())
+                if place
+            )
             + (vectors if parts(r.name)[1] != REFERENCE else 0.0)
             + (retriever if parts(r.name)[1] == TUNED else 0.0)
             + (gate if r.gate else 0.0)

@@ -16,6 +16,7 @@ from domainwright.methods.qlora import MERGES, QloraAdapter
 from domainwright.models.embedded import quiet_transformers
 from domainwright.models.stand_in import dequantised_parameters
 from domainwright.studies._base import base_of
+from domainwright.studies._choice import parts
 from domainwright.studies._facts import measured
 from domainwright.studies._folder import STUDY_FILE
 from domainwright.studies._format import fixed
@@ -28,7 +29,9 @@ from domainwright.studies.study import read_study
 FORMS = ("merged", "peft")
 
 
-def export(run: Path, output: Path, to: str, merge: str | None = None) -> Path:
+def export(
+    run: Path, output: Path, to: str, merge: str | None = None, task: str | None = None
+) -> Path:
     """Write the run's model to `output` and return it.
 
     No form holds a gate. Of a gated strategy the adapter is written, which then answers everything,
@@ -37,9 +40,11 @@ def export(run: Path, output: Path, to: str, merge: str | None = None) -> Path:
     Args:
         merge: of a qlora run, what its change is added to; one of `qlora.MERGES`. All are
             written in full precision. None: dequant16, the model that was measured.
+        task: of METHOD+tasks, the one whose adapter is written.
 
     Raises:
-        ConfigError: an unknown form, or the folder is not empty.
+        ConfigError: an unknown form, the folder is not empty, or no task where there are several.
+        UnknownName: no such task.
         DataError: the run has no adapter.
     """
     if to not in FORMS:
@@ -53,7 +58,7 @@ def export(run: Path, output: Path, to: str, merge: str | None = None) -> Path:
         raise ConfigError(f"{output} is a file, not a folder.", "give a new folder with -o.")
     if output.exists() and any(output.iterdir()):
         raise ConfigError(f"{output} is not empty.", "give a new folder with -o.")
-    loaded = load_run(run, trained_method(run))
+    loaded = _loaded(run, task)
     if loaded.adapter is None:
         raise DataError(
             f"{run} holds no adapter: no method was trained in it.",
@@ -70,7 +75,7 @@ def export(run: Path, output: Path, to: str, merge: str | None = None) -> Path:
         loaded.base.tokenizer.save_pretrained(output)
         _write_gate(run, output)
         return output
-    model = _merged(run, loaded, merge)
+    model = _merged(run, loaded, merge, task)
     # Our attention plug-in is no name that other programs know.
     model.set_attn_implementation("sdpa")
     with quiet_transformers():
@@ -83,8 +88,22 @@ def export(run: Path, output: Path, to: str, merge: str | None = None) -> Path:
     return output
 
 
+def _loaded(run: Path, task: str | None) -> Run:
+    """What is exported, opened."""
+    result = _trained(run)
+    if result is None or not result.adapters:
+        loaded = load_run(run, trained_method(run))
+        return loaded if task is None else loaded.for_task(task)
+    if task is None:
+        raise ConfigError(
+            f"{result.name} has an adapter for every task, and an export holds one.",
+            f"say which with --task: {', '.join(result.adapters)}.",
+        )
+    return load_run(run, result.name).for_task(task)
+
+
 @torch.no_grad()
-def _merged(run: Path, loaded: Run, merge: str | None) -> Any:
+def _merged(run: Path, loaded: Run, merge: str | None, task: str | None) -> Any:
     """The run's base in full precision, with the adapter in its weights."""
     base, adapter = loaded.base, loaded.adapter
     assert adapter is not None
@@ -99,8 +118,9 @@ def _merged(run: Path, loaded: Run, merge: str | None) -> Any:
         if not isinstance(adapter, QloraAdapter):
             for name, weight in dequantised_parameters(loaded.base.hooks.linears):
                 base.model.get_parameter(name).copy_(weight)
-        method = trained_method(run)
-        folder = in_force(run, f"trials/{method}/adapter" if method else "adapter")
+        result, method = _trained(run), trained_method(run)
+        own = f"trials/{method}/adapter" if method else "adapter"
+        folder = run / result.adapters[task] if result and task else in_force(run, own)
         adapter = METHODS.get(adapter.method).load(base, folder)
     if isinstance(adapter, QloraAdapter):
         merged = adapter.merged_parameters(merge or MERGES[0])
@@ -114,7 +134,7 @@ def _merged(run: Path, loaded: Run, merge: str | None) -> Any:
 def trained_method(run: Path) -> str | None:
     """The method to export from a study: of the recommended strategy, else of the best one."""
     result = _trained(run)
-    return Path(str(result.adapter)).parent.name if result else None
+    return parts(result.name)[0] if result else None
 
 
 def without_gate(run: Path) -> str | None:
@@ -145,6 +165,6 @@ def _trained(run: Path) -> StrategyResult | None:
     if not (run / "verdict.json").is_file():
         return None
     verdict = read_verdict(run / "verdict.json")
-    trained = [r for r in measured(verdict) if r.adapter]
+    trained = [r for r in measured(verdict) if r.adapter or r.adapters]
     trained.sort(key=lambda r: r.name != verdict.recommendation.strategy)
     return trained[0] if trained else None

@@ -10,8 +10,10 @@ from domainwright.evaluate.metrics import SCORES
 from domainwright.evaluate.records import Item, Mark
 from domainwright.evaluate.retained import Change, Retained
 from domainwright.maths.bootstrap import Interval, interval
+from domainwright.maths.crossfit import crossfitted, deflated, widening
 from domainwright.maths.significance import detectable_measured, holm, mcnemar, sign_flip
 from domainwright.studies._format import unit
+from domainwright.studies.entities import entity_scores
 from domainwright.studies.records import Difference, Recommendation, Retention, StrategyResult
 
 REFERENCE = "zero_shot"
@@ -28,6 +30,7 @@ def summarise(items: Sequence[Item]) -> dict[str, Any]:
     return {
         "score": score_of(items),
         "metrics": metrics,
+        "entities": entity_scores(items),
         "parsed": float(np.mean([x.mark.parsed for x in items])),
         "tokens_in": float(np.mean([x.tokens_in for x in items])),
         "tokens_out": float(np.mean([x.tokens_out for x in items])),
@@ -36,12 +39,12 @@ def summarise(items: Sequence[Item]) -> dict[str, Any]:
 
 
 def score_of(items: Sequence[Item]) -> Interval:
-    return interval(_scores(items), [x.group for x in items])
+    return _interval(_scores(items), items)
 
 
 def lead(items: Sequence[Item], other: Sequence[Item]) -> Interval:
     """By how much `items` are better, paired item by item."""
-    return interval(_scores(items) - _scores(other), [x.group for x in items])
+    return _interval(_scores(items) - _scores(other), _in_folds(items, other))
 
 
 def retention_record(now: Retained, change: Change) -> Retention:
@@ -66,12 +69,13 @@ def compare(items: Mapping[str, Sequence[Item]]) -> dict[str, Difference]:
         if name == REFERENCE:
             continue
         assert [x.id for x in mine] == [x.id for x in reference], "strategies on different items"
-        difference = _scores(mine) - _scores(reference)
+        difference, folded = _scores(mine) - _scores(reference), _in_folds(mine, reference)
         raw[name] = Difference(
-            **_ends(interval(difference, groups)),
-            p=sign_flip(_means(difference), groups),
+            **_ends(_interval(difference, folded)),
+            p=deflated(sign_flip(_means(difference), groups), _widening(difference, folded)),
             p_holm=1.0,
-            mcnemar=_mcnemar(_scores(reference), _scores(mine)),
+            # Exact for one model that answers all items, and folds have several.
+            mcnemar=None if folded[0].fold else _mcnemar(_scores(reference), _scores(mine)),
         )
     corrected = holm({name: d.p for name, d in raw.items()})
     return {name: replace(d, p_holm=corrected[name]) for name, d in raw.items()}
@@ -168,7 +172,7 @@ def _surer(best: Sequence[Item], other: Sequence[Item], score: str) -> Interval 
     """
     if score not in SCORES:
         return None
-    gap = interval(_losses(other) - _losses(best), [x.group for x in best])
+    gap = _interval(_losses(other) - _losses(best), _in_folds(best, other))
     return gap if gap.decided and gap.mean > 0 else None
 
 
@@ -201,10 +205,9 @@ def measured_detectable(items: Mapping[str, Sequence[Item]], best: str) -> float
     name = best if best != REFERENCE else (others[0] if others else None)
     if name is None or REFERENCE not in items:
         return None
-    value = detectable_measured(
-        _means(_scores(items[name]) - _scores(items[REFERENCE])), [x.group for x in items[name]]
-    )
-    return None if np.isnan(value) else value
+    difference = _means(_scores(items[name]) - _scores(items[REFERENCE]))
+    value = detectable_measured(difference, [x.group for x in items[name]])
+    return None if np.isnan(value) else value * _widening(difference, items[name]) ** 0.5
 
 
 def _sentence(
@@ -266,6 +269,32 @@ def pooled(runs: Sequence[Sequence[Item]]) -> list[Item]:
             )
         )
     return found
+
+
+def _interval(values: np.ndarray, items: Sequence[Item]) -> Interval:
+    """Of the mean; wider where the items were answered out of fold."""
+    groups = [x.group for x in items]
+    if not items or not items[0].fold:
+        return interval(values, groups)
+    return crossfitted(values, groups, *_folds(items))
+
+
+def _widening(values: np.ndarray, items: Sequence[Item]) -> float:
+    """Factor on the variance that a bootstrap of groups finds; 1 without folds."""
+    if not items or not items[0].fold:
+        return 1.0
+    return widening(values, [x.group for x in items], *_folds(items))
+
+
+def _in_folds(items: Sequence[Item], other: Sequence[Item]) -> Sequence[Item]:
+    """Whichever of two strategies' items tell the folds: one that learns from no row has none."""
+    return items if items and items[0].fold else other
+
+
+def _folds(items: Sequence[Item]) -> tuple[list[int], int]:
+    """(the fold of every item, folds of the study)."""
+    told = [x.fold.split("/") for x in items]
+    return [int(number) for number, _ in told], int(told[0][1])
 
 
 def _scores(items: Sequence[Item]) -> np.ndarray:

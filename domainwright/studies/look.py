@@ -8,6 +8,7 @@ from typing import Any
 from domainwright.core.errors import DataError
 from domainwright.curate.labelled import as_choices, label_set
 from domainwright.curate.read import ReadResult, read
+from domainwright.curate.tagged import as_extractions, kinds_of
 from domainwright.models.forms import encode_rows
 from domainwright.models.resolve import resolve
 from domainwright.models.template import Template
@@ -41,7 +42,8 @@ def look(
 ) -> Look:
     """Read `file` and tokenise its first rows with the base's template; loads no weights."""
     result = read(file, format=format, columns=columns)
-    usable, _ = as_conversations(as_choices(result.rows, label_set(result.rows, fewest=1)))
+    kept = as_extractions(result.rows, kinds_of(result.rows, fewest=0))
+    usable, _ = as_conversations(as_choices(kept, label_set(kept, fewest=1)))
     asked = [as_shown(row, ask(row, PromptSettings())) for row in usable[:rows]]
     tokenizer = tokenizer_of(base)
     shown = []

@@ -9,7 +9,7 @@ study gives are never changed.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
@@ -23,16 +23,18 @@ from domainwright.models.encoder import MAX_TOKENS
 from domainwright.models.flat import flatten
 from domainwright.models.forms import encode_rows
 from domainwright.studies._asked import TUNED
-from domainwright.studies._choice import parts, prompted
+from domainwright.studies._choice import parts, prompted, runs_a_method
 from domainwright.studies._gate import MOST_DEVELOPMENT, MOST_ROWS
-from domainwright.studies._names import is_gated, ungated
+from domainwright.studies._names import is_gated, is_tasked, ungated
 from domainwright.studies._probes import Probed, probe_methods, race_of, searches, step_seconds
+from domainwright.studies._repeats import affordable_seeds, told_of_folds, trainings
 from domainwright.studies._retriever import tuning_tokens
-from domainwright.studies.data import StudyData
+from domainwright.studies._watched import limit
+from domainwright.studies.data import WRITTEN, StudyData
 from domainwright.studies.records import Candidate
 from domainwright.studies.search import ALLOWANCE
 from domainwright.studies.study import StudySettings
-from domainwright.studies.tune import full_steps, limit
+from domainwright.studies.tune import full_steps
 from domainwright.train.fit import Fit, decide
 
 ENCODER_FACTOR = 6
@@ -62,6 +64,10 @@ class StrategyPlan:
     run: Fit | None = None
     """The training run; None for prompting."""
 
+    @property
+    def minutes(self) -> float:
+        return self.ask_minutes + self.train_minutes + self.check_minutes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodPlan:
@@ -75,6 +81,10 @@ class Plan:
     new_tokens: int
     steps: int
     """Optimiser steps of each trained strategy."""
+    seeds: int = 1
+    """Trainings of each trained strategy, or of each of its folds."""
+    folds: int = 0
+    """Of the rows; each is a training more. 0: one test part."""
     read_tokens_per_s: float
     write_tokens_per_s: float
     strategies: tuple[StrategyPlan, ...] = ()
@@ -121,7 +131,7 @@ def make_plan(
     Raises:
         DataError: a pre-flight check of training fails.
     """
-    train, answers = data.split.train, data.task == "answers"
+    train, folds, answers = data.split.train, len(data.folds), data.task in WRITTEN
     methods = list(dict.fromkeys(m for s in strategies if (m := parts(s)[0])))
     # First: the probes of memory must not begin where those of writing left it.
     probed = probe_methods(study, base, data, methods, general) if methods else {}
@@ -132,46 +142,77 @@ def make_plan(
     new_tokens = study.evaluate.new_tokens or (answer_tokens(base, chats) if answers else 0)
     read, write = _rates(base, [r.ids for r in encoded[:24]], answers)
     retention = (RETENTION_TOKENS + retention_tokens) / read
-    searching = _searching_seconds(strategies, data, read)
-    searching += _gate_seconds(strategies, data, mean_tokens, read)
     looks = sum(decide(base, *probed[m][:2], 1, probed[m][2]).check_seconds for m in methods)
     writing = _writing_seconds(study, read, write) if methods else 0.0
-    aside = spent + searching + writing
-    fixed = aside + (1 + len(methods)) * retention + looks
+    aside = spent + writing + _searching_seconds(strategies, data, mean_tokens, read)
+    fixed = aside + (1 + len(methods)) * retention + trainings(1, folds) * looks
     budget = study.budget.minutes * 60
     left = max(0.5 * budget, budget - fixed)
-    per_item = {
-        s: _asked(s, strategies, study.seeds)
-        * (_item_seconds(s, study, train, mean_tokens, read) + (new_tokens / write if write else 0))
+    once = {
+        s: _item_seconds(s, study, train, mean_tokens, read) + (new_tokens / write if write else 0)
         for s in strategies
     }
-    items, notes = _items(study, len(data.split.test), left, sum(per_item.values()))
-    steps, more = _steps(study, base, len(train), left, probed)
+    seeds = study.seeds or _seeds(study, base, data, probed, left, looks, strategies, once)
+    per_item = {s: _asked(s, strategies, seeds) * seconds for s, seconds in once.items()}
+    items, notes = _items(study, len(data.to_ask), left, sum(per_item.values()), folds)
+    share = left / trainings(seeds, folds) / runs_a_method(strategies, study.apart.begin)
+    steps, more = _steps(study, base, len(train), share, probed)
     field: tuple[Candidate, ...] = ()
-    if searches(study) and methods:
+    if searches(study) and methods and not folds:
         # The race and one run for each further seed share the time.
-        race = race_of(study, base, data, general, probed, TRAIN_SHARE * left / study.seeds)
+        race = race_of(study, base, data, general, probed, TRAIN_SHARE * left / seeds)
         more = [*more, "No search: the budget has time for one training run, of lora."]
         if race:
             field, steps, more = race.field, race.steps, list(race.notes)
             probed = probed | race.probed
     runs = {m: decide(base, x[0], x[1], steps, x[2]) for m, x in probed.items()}
-    asking = {s: x * items for s, x in per_item.items()}
-    trainings = _runs_in(field) + study.seeds - 1
-    planned = _strategies(strategies, runs, asking, retention, trainings)
-    minutes = sum(s.ask_minutes + s.train_minutes + s.check_minutes for s in planned)
+    times = _runs_in(field) - 1 + trainings(seeds, folds)
+    planned = _strategies(study, data, strategies, runs, per_item, items, retention, times)
     return Plan(
         items=items,
         new_tokens=new_tokens,
         steps=steps,
+        seeds=seeds,
+        folds=folds,
         read_tokens_per_s=read,
         write_tokens_per_s=write,
         strategies=planned,
         candidates=field,
         runs=tuple(MethodPlan(method=m, run=run) for m, run in runs.items()),
-        minutes=minutes + (aside + retention) / 60,
-        notes=(*notes, *more),
+        minutes=sum(s.minutes for s in planned) + (aside + retention) / 60,
+        notes=(*told_of_folds(data, seeds, methods, searches(study)), *notes, *more),
     )
+
+
+def _seeds(
+    study: StudySettings,
+    base: Base,
+    data: StudyData,
+    probed: Probed,
+    seconds: float,
+    looks: float,
+    strategies: Sequence[str],
+    once: Mapping[str, float],
+) -> int:
+    """Seeds where the study leaves them open: one, with folds as many as there is time for.
+
+    Args:
+        seconds: of the budget, the watched losses of one training for each fold taken off.
+        looks: seconds of those in one training of every method.
+        once: strategy -> seconds of an item.
+    """
+    folds, items = len(data.folds), len(data.to_ask)
+    if not folds or not probed:
+        return 1
+    run = step_seconds(study, base, probed)
+    run *= study.train.steps or full_steps(len(data.split.train), study.train)
+
+    def takes(seeds: int) -> float:
+        asking = sum(_asked(s, strategies, seeds) * x for s, x in once.items())
+        again = trainings(seeds, folds) - trainings(1, folds)
+        return items * asking + trainings(seeds, folds) * run + again * looks
+
+    return affordable_seeds((ASK_SHARE + TRAIN_SHARE) * seconds, takes)
 
 
 def _runs_in(field: Sequence[Candidate]) -> float:
@@ -179,25 +220,23 @@ def _runs_in(field: Sequence[Candidate]) -> float:
     return ALLOWANCE[min(n for n in ALLOWANCE if n >= max(1, len(field)))]
 
 
-def _searching_seconds(strategies: Sequence[str], data: StudyData, read: float) -> float:
-    """Making the vectors of the documents, where a strategy looks through them, and tuning."""
-    if not any("rag" in s for s in strategies):
-        return 0.0
-    # About four characters a token; exact counts would cost more than they are worth here.
-    tokens = sum(len(d.text) for d in data.documents) / 4
-    tuned = any(prompted(s) == TUNED for s in strategies)
-    return (tokens + (tuning_tokens() if tuned else 0)) / (ENCODER_FACTOR * read)
-
-
-def _gate_seconds(
+def _searching_seconds(
     strategies: Sequence[str], data: StudyData, mean_tokens: float, read: float
 ) -> float:
-    """Fitting a gate, and sending the test items and the retention suite through it."""
-    if not any(is_gated(s) for s in strategies):
-        return 0.0
-    split = data.split
-    rows = min(len(split.train), MOST_ROWS) + min(len(split.dev), MOST_DEVELOPMENT) + MOST_ITEMS
-    tokens = rows * min(mean_tokens, MAX_TOKENS) + RETENTION_TOKENS
+    """Making the vectors of the documents, where a strategy looks through them, tuning, and gates.
+
+    A gate is fitted, and the test items and the retention suite go through it.
+    """
+    tokens = 0.0
+    if any("rag" in s for s in strategies):
+        # About four characters a token; exact counts would cost more than they are worth here.
+        tokens += sum(len(d.text) for d in data.documents) / 4
+    if any(prompted(s) == TUNED for s in strategies):
+        tokens += trainings(1, len(data.folds)) * tuning_tokens()
+    if any(is_gated(s) for s in strategies):
+        split = data.split
+        rows = min(len(split.train), MOST_ROWS) + min(len(split.dev), MOST_DEVELOPMENT) + MOST_ITEMS
+        tokens += rows * min(mean_tokens, MAX_TOKENS) + RETENTION_TOKENS
     return tokens / (ENCODER_FACTOR * read)
 
 
@@ -233,12 +272,15 @@ def _item_seconds(
 
 
 def _items(
-    study: StudySettings, available: int, seconds: float, per_item: float
+    study: StudySettings, available: int, seconds: float, per_item: float, folds: int
 ) -> tuple[int, list[str]]:
     """(test items that every strategy answers, what was shortened)."""
     most = min(available, study.evaluate.items or MOST_ITEMS)
     if study.evaluate.items is not None:
         return most, []
+    if folds:  # few rows, and each of them counts: training is what is shortened
+        left_out = f"{most} of {available} rows are asked; evaluate.items asks for more."
+        return most, [left_out] if most < available else []
     items = min(most, max(FEWEST_ITEMS, int(ASK_SHARE * seconds / max(per_item, 1e-9))))
     if items == most:
         return items, []
@@ -255,12 +297,16 @@ def _steps(
     seconds: float,
     probed: Probed,
 ) -> tuple[int, list[str]]:
-    """(optimiser steps of every trained strategy, what was shortened)."""
+    """(optimiser steps of every trained strategy, what was shortened).
+
+    Args:
+        seconds: of the budget, for one training of every method.
+    """
     full = study.train.steps or full_steps(rows, study.train)
     if not probed or study.train.steps is not None:
         return full, []
     each = step_seconds(study, base, probed)
-    steps = min(full, max(FEWEST_STEPS, int(TRAIN_SHARE * seconds / each / study.seeds)))
+    steps = min(full, max(FEWEST_STEPS, int(TRAIN_SHARE * seconds / each)))
     if steps == full:
         return full, []
     return steps, [
@@ -270,9 +316,12 @@ def _steps(
 
 
 def _strategies(
+    study: StudySettings,
+    data: StudyData,
     names: Sequence[str],
     runs: dict[str, Fit],
-    asking: dict[str, float],
+    per_item: dict[str, float],
+    items: int,
     retention: float,
     share: float,
 ) -> tuple[StrategyPlan, ...]:
@@ -281,19 +330,28 @@ def _strategies(
     Args:
         share: training of a method's strategies, in whole runs: more than 1 with a search.
     """
+    # The looks of a race are reckoned as one run's; each run in folds has its own.
+    looked = share if data.folds else 1
+    tasks, begin = len(set(data.tasks.values())), study.apart.begin
     trained: set[str] = set()
     found = []
     for name in names:
         method, _ = parts(name)
         run = runs[method] if method else None
-        first = run is not None and method not in trained
-        trained |= {method} if method else set()
+        train = check = 0.0
+        if run and method not in trained and (begin == "shared" or not is_tasked(name)):
+            trained.add(method or "")
+            train, check = share * run.train_seconds, looked * run.check_seconds + retention
+        if run and is_tasked(name):
+            # Together the tasks take as many steps as the adapter of all; each is looked at.
+            train += share * run.train_seconds
+            check += tasks * (looked * run.check_seconds + retention)
         found.append(
             StrategyPlan(
                 name=name,
-                ask_minutes=asking[name] / 60,
-                train_minutes=share * run.train_seconds / 60 if run and first else 0.0,
-                check_minutes=(run.check_seconds + retention) / 60 if run and first else 0.0,
+                ask_minutes=per_item[name] * items / 60,
+                train_minutes=train / 60,
+                check_minutes=check / 60,
                 run=run,
             )
         )

@@ -7,9 +7,12 @@ from typing import Any, Literal
 from domainwright.core.config import from_mapping
 from domainwright.evaluate.kept import TaskKept
 from domainwright.maths.bootstrap import Interval
+from domainwright.studies.apart import TaskGain
+from domainwright.studies.entities import EntityScore
 from domainwright.studies.gating import Gating
 from domainwright.studies.inflation import Inflation
 from domainwright.studies.prices import PriceSettings
+from domainwright.studies.task_records import InSequence, TaskScore, Transfer
 
 SCHEMA = 1
 """Version of verdict.json."""
@@ -97,6 +100,8 @@ class StrategyResult:
     """Means of further measures: rouge_l, exact_match, answer_loss (nats per token), …"""
     answered: list[Answered] = field(default_factory=list)
     """Of the first training seed; empty where the test items have no labels."""
+    entities: list[EntityScore] = field(default_factory=list)
+    """Of all types, then type by type, of the first training seed; empty for other tasks."""
     parsed: float | None = None
     """Share of replies in which an answer was found."""
     retention: Retention | None = None
@@ -111,6 +116,10 @@ class StrategyResult:
     """Adapter folder, relative to the study folder."""
     gate: Gating | None = None
     """None: no gate, the adapter answers everything."""
+    adapters: dict[str, str] = field(default_factory=dict)
+    """Task -> folder of its own adapter, of METHOD+tasks; `adapter` then answers what is of no
+    task. Empty: one adapter for all."""
+    apart: list[TaskGain] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,38 +233,6 @@ class LearningCurve:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskScore:
-    """One strategy on the test items of one task."""
-
-    strategy: str
-    task: str
-    items: int
-    score: Interval
-    difference: Interval | None = None
-    """From zero_shot there; None for zero_shot itself."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effect:
-    """What learning one task does for another."""
-
-    task: str
-    on: str
-    gain: Interval
-    """What it takes off the development loss of `on`, nats per token."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transfer:
-    """Runs of one method, each without one of the tasks, beside the run on all."""
-
-    method: str
-    effects: list[Effect]
-    failed: dict[str, str] = field(default_factory=dict)
-    """Task -> why the run without it failed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     strategy: str
     text: str
@@ -312,6 +289,9 @@ class Data:
     """Smallest difference of the score that the test set was expected to show before the run."""
     detectable_measured: float | None = None
     """The same after the run, from the measured spread of the best strategy's differences."""
+    folds: int = 0
+    """Parts of the rows that were asked in turn, each by models trained on the others; `train` then
+    counts all rows and `test` none. 0: one test part."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -354,6 +334,8 @@ class Verdict:
     """Scores task by task, where the test items are of several."""
     transfer: Transfer | None = None
     """None: not asked for, or fewer than two tasks."""
+    in_sequence: InSequence | None = None
+    """None: not asked for."""
     inflation: list[Inflation] = field(default_factory=list)
     """What training rows that give test rows away did, where they were kept."""
     schema: int = SCHEMA

@@ -23,7 +23,7 @@ from domainwright.core.artifacts import write_atomic
 from domainwright.evaluate.kept import TaskKept
 from domainwright.studies import _facts, _format
 from domainwright.studies._charts import forest
-from domainwright.studies._curves import by_rows, curves
+from domainwright.studies._curves import by_rows, by_stage, curves
 from domainwright.studies._maps import maps
 from domainwright.studies._pareto import dominated
 from domainwright.studies._svg import MARKS
@@ -72,6 +72,7 @@ def render(verdict: Verdict) -> str:
             dominated=dominated(verdict),
             curves=curves(verdict),
             by_rows=by_rows,
+            by_stage=by_stage,
             bars=_bars(results),
             raced=_raced(verdict),
             shown_prices=_shown(verdict),

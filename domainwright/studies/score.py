@@ -1,6 +1,7 @@
 """A model or a finished run on one file, without a study."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ from domainwright.core.progress import Listener, quiet
 from domainwright.curate.dataset import read_dataset
 from domainwright.curate.labelled import LabelSet, as_choices, label_set, label_set_of
 from domainwright.curate.read import read
+from domainwright.curate.tagged import as_extractions, kinds_of
 from domainwright.evaluate.records import Item
 from domainwright.evaluate.tasks import TASKS
 from domainwright.prompting._sources import ask
+from domainwright.studies._entities import kinds_of_run
 from domainwright.studies.api import run_of
 from domainwright.studies.data import TASK_OF, as_conversations
 from domainwright.studies.judge import summarise
@@ -23,14 +26,17 @@ def score_file(
     """Scores of `model` (a base or a run folder) on the first `items` rows of a file."""
     given = read(data).rows
     labels = _labels_of(Path(model)) or label_set(given)
-    rows, _ = as_conversations(as_choices(given, labels))
+    kinds = kinds_of_run(Path(model)) or kinds_of(given)
+    rows, _ = as_conversations(as_extractions(as_choices(given, labels), kinds))
     if not rows or type(rows[0]) not in TASK_OF:
         raise DataError(
             f"{data} holds no rows that can be scored.",
-            "give conversations, multiple choice, labelled texts or plain text.",
+            "give conversations, multiple choice, labelled texts, tagged sentences or plain text.",
         )
     rows = rows[:items]
     run = run_of(model)
+    if data.stem in run.adapters:
+        run = run.for_task(data.stem)
     task = TASKS.get(TASK_OF[type(rows[0])])
     prompts = [
         run.prompter.prompt(r) if run.prompter else ask(r, run.settings)  # type: ignore[attr-defined]
@@ -50,6 +56,7 @@ def score_file(
 
     by_adapter = [run.uses_adapter(row) for row in rows]
     found: dict[str, Any] = summarise(run.parted(by_adapter, marked))
+    found["entities"] = [asdict(x) for x in found["entities"]]
     interval = found.pop("score")
     return {
         "model": model,

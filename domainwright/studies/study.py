@@ -15,6 +15,7 @@ from domainwright.curate.mixing import MixSettings
 from domainwright.curate.select import SelectSettings
 from domainwright.methods import METHODS
 from domainwright.prompting._sources import PromptSettings
+from domainwright.studies._few import check_folds
 from domainwright.studies._names import check_strategies
 from domainwright.studies._task_settings import TaskSettings, tasks_located
 from domainwright.studies._yaml import read_yaml, write_yaml
@@ -43,6 +44,9 @@ class DataSettings:
     development_share: float = 0.1
     split_by_date: bool = False
     """Test on the newest rows instead of random groups."""
+    folds: int | Literal["auto"] | None = "auto"
+    """Ask every row, each by what learned from the other folds. "auto": five folds where a split
+    would leave too few groups to test and to watch on; None: always a split."""
     curate: bool = False
     """Repair, redact and drop training rows with a reason before the split, by the domain's preset.
     Test and development rows of your own stay as they are."""
@@ -92,7 +96,7 @@ class EvaluateSettings:
     items: int | None = None
     """Test items asked. None: as many as the budget allows, at most 200."""
     score: str = "auto"
-    """What decides: token_f1, rouge_l, exact_match; accuracy_norm, accuracy."""
+    """What decides: token_f1, rouge_l, exact_match; accuracy_norm, accuracy; entity_f1."""
     new_tokens: int | None = None
     """Longest answer. None: half more than 95 % of the training answers
     need, at most 128."""
@@ -104,6 +108,9 @@ class EvaluateSettings:
     transfer: bool = False
     """Also train the best method without each task of the files in turn, to say which tasks help or
     hurt which. Costs nearly a run for every task."""
+    sequence: tuple[str, ...] = ()
+    """Also train the best method on these tasks one after the other, in this order, to say what is
+    lost on the way and what helps the next. Costs a run."""
     retention: tuple[str | dict, ...] = ()
     """Further general text or choice files on which forgetting is measured."""
     retention_tasks: tuple[str | TaskSettings, ...] = ()
@@ -149,6 +156,14 @@ class GateSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ApartSettings:
+    """How METHOD+tasks trains an adapter for every task."""
+
+    begin: Literal["shared", "base"] = "shared"
+    """From the method's adapter of all tasks, or from nothing: then none of all tasks is made."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StudySettings:
     base: str
     data: DataSettings
@@ -158,12 +173,13 @@ class StudySettings:
     """A folder in domains/: brings an instruction and terms."""
     budget: BudgetSettings = field(default_factory=BudgetSettings)
     strategies: tuple[str, ...] = ("auto",)
-    """auto, or names: zero_shot, few_shot, rag, lora, combinations such as lora+rag, and
-    lora+gated."""
+    """auto, or names: zero_shot, few_shot, rag, lora, combinations such as lora+rag, lora+gated
+    and lora+tasks."""
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     prompting: PromptSettings = field(default_factory=PromptSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     gate: GateSettings = field(default_factory=GateSettings)
+    apart: ApartSettings = field(default_factory=ApartSettings)
     prices: PriceSettings = field(default_factory=PriceSettings)
     """What things cost: settings, or the path of a price book."""
     track: tuple[str, ...] = ()
@@ -171,9 +187,10 @@ class StudySettings:
     methods: dict[str, Any] = field(default_factory=dict)
     """Settings of single methods: {lora: {rank: 8}}."""
     seed: int = 0
-    seeds: int = 1
+    seeds: int | None = None
     """Trainings of every trained strategy, each with a seed of its own. Scores are their means,
-    and intervals hold the luck of the seeds too."""
+    and intervals hold the luck of the seeds too. None: one, or with folds up to three, as many as
+    the budget has time for."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     quantise: Literal["nf4", "fp4"] | None = None
@@ -190,7 +207,7 @@ class StudySettings:
         return self.train.max_forgetting if limit is None else limit
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
+        if self.seeds is not None and self.seeds < 1:
             raise ConfigError(f"seeds is {self.seeds}.", "give a whole number from 1.")
         if not self.base.strip():
             raise ConfigError("base is empty.", "give an alias, a hub id or a folder.")
@@ -200,6 +217,7 @@ class StudySettings:
                 "give a word such as medicines.",
             )
         check_strategies(self.strategies)
+        check_folds(self)
         if len(set(self.track)) < len(self.track):
             raise ConfigError(
                 f"track names one twice: {', '.join(self.track)}.", "remove the repeated name."

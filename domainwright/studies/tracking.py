@@ -26,7 +26,10 @@ from domainwright.train import schedule
 FOLDER = "tracking"
 STATE = "state.json"
 """Which runs were opened, and how much of each file they know."""
-METRICS = ("metrics.jsonl", "search/*/metrics.jsonl", "trials/**/metrics.jsonl")
+METRICS = (
+    *("metrics.jsonl", "search/*/metrics.jsonl", "trials/**/metrics.jsonl"),
+    "folds/*/trials/**/metrics.jsonl",
+)
 CHOSEN = "chosen.json"
 """Beside them: all that was chosen for the run."""
 EVERY_S = 5.0

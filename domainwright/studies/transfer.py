@@ -14,7 +14,7 @@ from domainwright.core.records import Row
 from domainwright.maths.bootstrap import Interval
 from domainwright.studies._format import loss_change
 from domainwright.studies.ablation import Losses, gain
-from domainwright.studies.records import Effect, Transfer
+from domainwright.studies.task_records import Effect, Transfer
 
 FEWEST_ROWS = 4
 """Development rows of a task below which nothing is said of it."""
@@ -41,7 +41,7 @@ def transfer(
     if len(learned) < 2:
         return None
     whole = losses_of(rows, steps, None)
-    judged = [task for task in sorted(learned) if len(_of(whole, task, task_of)) >= FEWEST_ROWS]
+    judged = [task for task in sorted(learned) if len(of_task(whole, task, task_of)) >= FEWEST_ROWS]
     if len(judged) < 2:
         return None
     effects, failed = [], dict[str, str]()
@@ -53,7 +53,7 @@ def transfer(
             failed[task] = error.cause
             continue
         for on in judged:
-            before, after = (_of(x, on, task_of) for x in (without, whole))
+            before, after = (of_task(x, on, task_of) for x in (without, whole))
             effects.append(Effect(task=task, on=on, gain=gain(before, after, groups)))
     return Transfer(method=method, effects=effects, failed=failed)
 
@@ -74,7 +74,7 @@ def advice(found: Transfer) -> list[str]:
     return told or ["No task helps or hurts another one as far as the development rows can show."]
 
 
-def _of(losses: Losses, task: str, task_of: Mapping[str, str]) -> Losses:
+def of_task(losses: Losses, task: str, task_of: Mapping[str, str]) -> Losses:
     """The rows of one task; pieces of a text have its id and a number."""
     return [
         entry

@@ -3,13 +3,11 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from domainwright.core.artifacts import read_manifest, seal, sha256_json, write_atomic, write_json
 from domainwright.core.config import as_mapping, from_mapping
-from domainwright.core.errors import DataError
 from domainwright.core.lock import lock
 from domainwright.core.progress import Listener, quiet
 from domainwright.core.records import Row, SetAside, Text
@@ -17,10 +15,11 @@ from domainwright.methods import METHODS, usual_rate
 from domainwright.methods._adapter import Adapter
 from domainwright.methods._head import HeadedAdapter
 from domainwright.models.base import Base
-from domainwright.models.forms import TrainRow, encode_rows
-from domainwright.studies._labels import encoded_rows, labels_of
+from domainwright.models.forms import TrainRow
+from domainwright.studies._labels import HeadLabels, encoded_rows, labels_of
 from domainwright.studies._opened import open_adapter
 from domainwright.studies._replay import replay_rows
+from domainwright.studies._watched import general_rows, limit, watched_rows
 from domainwright.studies.records import Planned, Training
 from domainwright.train import loop
 from domainwright.train.checkpoint import disk_errors
@@ -32,15 +31,6 @@ from domainwright.train.settings import TrainSettings
 from domainwright.train.tasks import balance_of, with_tasks
 from domainwright.train.teacher import dictated, with_blank_lessons, with_lessons
 
-WATCHED = 48
-"""Most development rows measured at each check; more would cost training time."""
-WATCHED_TOKENS = 6000
-"""Most tokens of them, but never fewer than FEWEST_WATCHED rows: on answers of 230 tokens, 48 rows
-at five checks took longer than ten steps of training."""
-FEWEST_WATCHED = 8
-GENERAL_TOKENS = 3000
-"""Most tokens of general text on which forgetting is watched during a run; what is kept is
-measured on all of the suite."""
 PLANNED = "planned.json"
 """How a run fits into memory, decided once: a resumed run must not measure another answer."""
 
@@ -86,6 +76,8 @@ class Wanted:
     """Adapter folder whose state the run goes on from; None: from the base."""
     tasks: Mapping[str, str] = field(default_factory=dict)
     """Id of a training row -> the task it belongs to."""
+    shares: Mapping[str, float] | None = None
+    """Task -> share of the rows that are read; None: every row once an epoch."""
 
 
 def tune(
@@ -159,7 +151,7 @@ def begin(wanted: Wanted, resume: bool, listen: Listener) -> Begun:
     replay, unused, more = replay_rows(base, settings, measured, longest, folder, listen)
     aside, parents = aside + unused, parents | more | adapter.parents
     wish = wish_of(base, kept, wanted.development, wanted.general, settings, seed, wanted.memory_gb)
-    wish = replace(wish, replay=replay)
+    wish = replace(wish, replay=replay, shares=wanted.shares)
     total = settings.steps or wanted.steps or full_steps(len(kept), settings)
     found = _fit(wanted.folder if resume else None, wanted.planned, wish, total) or fit(
         base, lambda: build(base, method, wanted.method_settings, seed, labels), wish, total
@@ -177,6 +169,7 @@ def begin(wanted: Wanted, resume: bool, listen: Listener) -> Begun:
         "gradient_checkpointing": found.gradient_checkpointing,
         "method": f"{method}@{kind.version}",
         **as_mapping(adapter.settings),
+        **({"shares": dict(wanted.shares)} if wanted.shares else {}),
     }
     write_json(wanted.folder / "chosen.json", chosen)
     job = _job(
@@ -236,6 +229,7 @@ def _job(
         start=start,
         recompute=found.gradient_checkpointing,
         replay=wish.replay,
+        shares=wish.shares,
         penalties=penalties_of(adapter, wish.settings, given),
         balance=balance_of(wish.settings.tasks, wish.rows, wish.seed),
         seed=wish.seed,
@@ -249,13 +243,13 @@ def build(
     method: str,
     method_settings: dict[str, Any],
     seed: int,
-    labels: Sequence[str] | None = None,
+    labels: HeadLabels | None = None,
 ) -> Adapter:
     """The method's adapter as it begins, not attached; with `labels`, with a head for them."""
     kind = METHODS.get(method)
     settings = from_mapping(kind.Settings, method_settings, f"methods {method}")
     adapter: Adapter = kind.build(base, settings, seed)
-    return adapter if labels is None else HeadedAdapter(adapter, "classification", labels)
+    return adapter if labels is None else HeadedAdapter(adapter, *labels)
 
 
 def wish_of(
@@ -268,8 +262,8 @@ def wish_of(
     memory_gb: float | None,
 ) -> Wish:
     """What a run on these rows is to be."""
-    watched = _watched(base, development, settings)
-    texts = _first(encode_rows(base.template, general, limit(base, settings)), GENERAL_TOKENS, 1)
+    watched = watched_rows(base, development, settings)
+    texts = general_rows(base, general, settings)
     return Wish(
         rows=kept,
         watched=[*watched, *texts],
@@ -294,24 +288,6 @@ def _fit(folder: Path | None, planned: Fit | None, wish: Wish, steps: int) -> Fi
     asked = settings.gradient_checkpointing
     same = settings.micro_tokens in (None, planned.micro_tokens)
     return planned if same and asked in ("auto", planned.gradient_checkpointing) else None
-
-
-def _watched(base: Base, rows: Sequence[Row], settings: TrainSettings) -> list[TrainRow]:
-    """The development rows whose loss is measured during the run."""
-    encoded = encoded_rows(base, rows[: 2 * WATCHED], settings, limit(base, settings))
-    whole = [r for r in encoded if not r.cut][:WATCHED]
-    if not whole:
-        raise DataError(
-            "No development row fits the length limit.",
-            "raise train.max_tokens or give development rows of your own.",
-        )
-    return _first(whole, WATCHED_TOKENS, FEWEST_WATCHED)
-
-
-def _first(rows: list[TrainRow], tokens: int, fewest: int) -> list[TrainRow]:
-    """The first rows of at most so many tokens together, but not fewer than `fewest`."""
-    read = accumulate(len(r.ids) for r in rows)
-    return rows[: max(fewest, sum(x <= tokens for x in read))]
 
 
 def _identity(
@@ -355,7 +331,7 @@ def preflight(
         DataError: the first check that fails.
     """
     encoded = encoded_rows(base, rows, settings, limit(base, settings))
-    check_template(base, rows, encoded)
+    check_template(base, rows, [row for row in encoded if row.labels is None])
     kept, aside = check_rows(
         base, encoded, max_cut_share=settings.max_cut_share, max_tokens=limit(base, settings)
     )
@@ -363,11 +339,6 @@ def preflight(
         # A plan asks no teacher, and must reckon with what a lesson costs.
         kept = with_blank_lessons(kept, settings.distil, base.vocabulary)
     return kept, aside
-
-
-def limit(base: Base, settings: TrainSettings) -> int:
-    """Longest training document: what is asked for, as far as the base can read."""
-    return min(settings.max_tokens, base.context)
 
 
 def full_steps(rows: int, settings: TrainSettings) -> int:

@@ -192,7 +192,8 @@ def _noise(rng: np.random.Generator) -> dict[str, Any]:
 
 def _scarce(rng: np.random.Generator) -> dict[str, Any]:
     made = _convention(rng)["train"][:36]
-    return {"train": made, "settings": {"data": {"train": "train.jsonl", "test_share": 0.2}}}
+    data = {"train": "train.jsonl", "test_share": 0.2, "folds": None}
+    return {"train": made, "settings": {"data": data}}
 
 
 def _costly(rng: np.random.Generator) -> dict[str, Any]:

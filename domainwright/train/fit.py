@@ -6,7 +6,7 @@ larger passes: it costs a third more time, and small passes cost next to nothing
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from domainwright.core.errors import CapabilityError
@@ -14,13 +14,7 @@ from domainwright.methods._adapter import Adapter
 from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow
 from domainwright.train.memory import MARGIN, budget_mib, largest_pass
-from domainwright.train.order import (
-    micro_batches,
-    passes_of,
-    replayed_in_step,
-    rows_of_step,
-    tokens_of,
-)
+from domainwright.train.order import Order, micro_batches, passes_of, replayed_in_step, tokens_of
 from domainwright.train.probe import Costs, probe, work
 from domainwright.train.settings import TrainSettings
 
@@ -81,6 +75,12 @@ class Wish:
     memory_gb: float | None
     replay: Sequence[TrainRow] = ()
     """General rows to be read too, as `settings.replay` says."""
+    shares: Mapping[str, float] | None = None
+    """Task -> share of the rows that are read; None: every row once an epoch."""
+
+    @property
+    def order(self) -> Order:
+        return Order(self.rows, self.settings.batch, self.seed, self.shares)
 
     @property
     def longest(self) -> int:
@@ -115,9 +115,9 @@ def measure(base: Base, build: Callable[[], Adapter], wish: Wish) -> tuple[Costs
 def per_step(base: Base, wish: Wish, costs: Costs, steps: int = STEPS) -> tuple[float, int]:
     """(seconds of a mean step, tokens of the largest pass)."""
     seconds, largest = 0.0, 0
-    counted, micro = min(steps, STEPS), pass_tokens(base, wish, costs)
+    counted, micro, order = min(steps, STEPS), pass_tokens(base, wish, costs), wish.order
     for step in range(counted):
-        rows = rows_of_step(wish.rows, wish.settings.batch, wish.seed, step)
+        rows = order.step(step)
         general = wish.general(step)
         passes = passes_of(rows, general, micro)
         largest = max(largest, *(tokens_of([*own, *more]) for own, more in passes))
@@ -168,14 +168,11 @@ def _needed(wish: Wish) -> int:
     """Tokens of the largest pass there must be: the longest document, or the passes asked for."""
     if wish.settings.micro_tokens is None:
         return wish.longest
+    order, micro = wish.order, wish.settings.micro_tokens
     return max(
         tokens_of([*own, *more])
         for step in range(STEPS)
-        for own, more in passes_of(
-            rows_of_step(wish.rows, wish.settings.batch, wish.seed, step),
-            wish.general(step),
-            wish.settings.micro_tokens,
-        )
+        for own, more in passes_of(order.step(step), wish.general(step), micro)
     )
 
 

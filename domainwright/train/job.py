@@ -8,6 +8,7 @@ from typing import Any
 from domainwright.methods._adapter import Adapter
 from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow
+from domainwright.train.order import Order
 from domainwright.train.penalties._penalty import Penalty
 from domainwright.train.settings import TrainSettings
 from domainwright.train.tasks import Balance
@@ -46,6 +47,12 @@ class Job:
     """What leaving the base costs; made while the adapter was at its start."""
     balance: Balance | None = None
     """How its tasks share a step; None: all tokens count alike."""
+    shares: Mapping[str, float] | None = None
+    """Task -> share of the rows that are read; None: every row once an epoch."""
+
+    @property
+    def order(self) -> Order:
+        return Order(self.rows, self.settings.batch, self.seed, self.shares)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

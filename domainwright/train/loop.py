@@ -18,7 +18,6 @@ from domainwright.methods._adapter import Adapter
 from domainwright.train.job import Interrupted, Job, Trained
 from domainwright.train.loss import losses_of_rows
 from domainwright.train.memory import Meter
-from domainwright.train.order import rows_of_step
 from domainwright.train.passes import Packing
 from domainwright.train.recompute import recomputed
 from domainwright.train.run import Failure, Run
@@ -171,13 +170,11 @@ def train_runs(
         meter.reset()
         watched = Watched(jobs[0])
         _begin(runs, watched, resume)
-        how, lap = execution(stage), _laps()
+        how, lap, order = execution(stage), _laps(), jobs[0].order
         while going := _not_over(runs, stage, watched, until):
             first = min(going, key=lambda run: run.state.step)
             now = [run for run in going if run.state.step == first.state.step]
-            job = first.job
-            rows = rows_of_step(job.rows, job.settings.batch, job.seed, first.state.step)
-            packing = Packing(stage.base, rows)
+            packing = Packing(stage.base, order.step(first.state.step))
             for move in how.moves(now, packing, all_here=len(now) == len(going)):
                 before = [run.job.micro_tokens for run in move]
                 found = how.take(move, packing)

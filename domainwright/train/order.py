@@ -1,16 +1,65 @@
 """Which documents an optimiser step reads, and in which passes."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from domainwright.core.seeds import generator
+from domainwright.maths import quotas
 from domainwright.models.forms import TrainRow
 
 
-def rows_of_step(rows: Sequence[TrainRow], batch: int, seed: int, step: int) -> list[TrainRow]:
-    """Documents of a step: consecutive places in an endless sequence of shuffled epochs."""
-    return _places(rows, step * batch, (step + 1) * batch, seed, "order")
+class Order:
+    """Which documents every step reads: consecutive places in an endless sequence of epochs.
+
+    An epoch is all documents shuffled, or, with shares, as many documents by the shares of their
+    tasks, interleaved (`maths.quotas`): every step holds its share of each task, to two documents.
+
+    Args:
+        shares: task -> share of an epoch. A task that is not named has the share of its number,
+            and those that are named divide the rest as they would all. None: all are shuffled
+            together.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[TrainRow],
+        batch: int,
+        seed: int,
+        shares: Mapping[str, float] | None = None,
+    ) -> None:
+        self.rows, self.batch, self.seed = rows, batch, seed
+        self.shares = completed(shares, Counter(row.task for row in rows)) if shares else {}
+        self._epoch: tuple[int, Sequence[int]] = (-1, ())
+
+    def step(self, number: int) -> list[TrainRow]:
+        """The documents of a step, from 0."""
+        chosen, count = [], len(self.rows)
+        for place in range(number * self.batch, (number + 1) * self.batch):
+            epoch, position = divmod(place, count)
+            if epoch != self._epoch[0]:
+                self._epoch = epoch, self._drawn(epoch)
+            chosen.append(self.rows[self._epoch[1][position]])
+        return chosen
+
+    def _drawn(self, epoch: int) -> Sequence[int]:
+        if self.shares:
+            return quotas.epoch([row.task for row in self.rows], self.shares, self.seed, epoch)
+        drawn: list[int] = generator(self.seed, "order", epoch).permutation(len(self.rows)).tolist()
+        return drawn
+
+
+def completed(shares: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, float]:
+    """Task -> share of an epoch for exactly the tasks of `sizes`, adding up to 1.
+
+    >>> completed({"a": 0.75, "b": 0.25}, {"a": 5, "b": 3, "new": 8})
+    {'a': 0.375, 'b': 0.125, 'new': 0.5}
+    """
+    others = {task: n / sum(sizes.values()) for task, n in sizes.items() if task not in shares}
+    there = {task: shares[task] for task in sizes if task in shares}
+    rest = (1 - sum(others.values())) / (sum(there.values()) or 1.0)
+    return {task: share * rest for task, share in there.items()} | others
 
 
 def replayed_in_step(
@@ -26,19 +75,11 @@ def replayed_in_step(
         return []
     each = batch * share / (1 - share)
     first, last = (math.floor(each * t + 0.5) for t in (step, step + 1))
-    return _places(rows, first, last, seed, "replay")
-
-
-def _places(
-    rows: Sequence[TrainRow], first: int, last: int, seed: int, purpose: str
-) -> list[TrainRow]:
-    count = len(rows)
-    chosen = []
-    orders: dict[int, Any] = {}
+    chosen, orders = [], dict[int, Any]()
     for place in range(first, last):
-        epoch, position = divmod(place, count)
+        epoch, position = divmod(place, len(rows))
         if epoch not in orders:
-            orders[epoch] = generator(seed, purpose, epoch).permutation(count)
+            orders[epoch] = generator(seed, "replay", epoch).permutation(len(rows))
         chosen.append(rows[orders[epoch][position]])
     return chosen
 

@@ -21,7 +21,6 @@ import numpy as np
 from domainwright.core.errors import RunFailed
 from domainwright.core.progress import Listener, Step, quiet
 from domainwright.train.job import Job
-from domainwright.train.order import rows_of_step
 from domainwright.train.passes import Packing
 from domainwright.train.step import mean_loss, optimiser_of, take_step, within_memory
 
@@ -62,11 +61,11 @@ def find_rate(
     before = {k: v.detach().clone() for k, v in job.adapter.state_dict().items()}
     optimiser = optimiser_of(job)
     parameters = [p for p in job.adapter.parameters() if p.requires_grad]
-    excess, rates = list[float](), np.geomspace(low, high, steps).tolist()
+    order, excess, rates = job.order, list[float](), np.geomspace(low, high, steps).tolist()
     try:
         with job.adapter.attached():
             for step, rate in enumerate(rates):
-                rows = rows_of_step(job.rows, job.settings.batch, job.seed, step)
+                rows = order.step(step)
                 packing = Packing(job.base, rows)
                 with job.base.hooks.disabled():
                     base_loss = mean_loss(job, packing)

@@ -95,8 +95,8 @@ class TrainSettings:
     distil: DistilSettings | None = None
     """Learn from a teacher, too. None: from the rows alone."""
     head: bool = False
-    """Multiple choice whose choices are always the same: every method trains a head that says which
-    it is, instead of the words of the right one."""
+    """Labels, choices that are always the same, tagged sentences: every method trains a head that
+    says which label it is, or the tag of every word, instead of writing words."""
     replay: ReplaySettings | None = field(default_factory=ReplaySettings)
     """Read general texts too, so that less is forgotten. None: the rows alone."""
     penalties: dict[str, Any] = field(default_factory=dict)

@@ -53,6 +53,14 @@ FORMATS = {
         {"prompt": "a", "completion": "b", "thumbs_up": 1},
     ],
     "labelled": [{"text": "a", "label": "b"}, {"text": "a", "category": "b", "title": "t"}],
+    "tagged": [
+        {"words": ["a"], "labels": ["B-X"]},
+        {"id": 1, "tokens": ["a"], "pos_tags": [7], "ner_tags": ["O"]},
+        {"tokens": ["a"], "ner_tags": [1], "tag_names": ["O", "B-X"]},
+        {"text": "a", "entities": [{"start": 0, "end": 1, "label": "X"}]},
+        {"text": "a", "label": [[0, 1, "X"]]},
+        {"text": "a", "tokens": [{"text": "a", "start": 0, "end": 1}], "spans": []},
+    ],
     "text": [{"text": "a"}, {"body": "a"}, {"title": "t", "content": "a"}],
 }
 

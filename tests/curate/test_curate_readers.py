@@ -41,6 +41,7 @@ EXAMPLES = {
     "choice": {"question": "Why?", "choices": ["So.", "No."], "answer": 0},
     "text": {"text": "So."},
     "labelled": {"text": "So.", "label": "fine"},
+    "tagged": {"tokens": ["So", "."], "tags": ["B-WORD", "O"]},
     "document": {"title": "T", "text": "So."},
     "preference": {"prompt": "Why?", "chosen": "So.", "rejected": "No."},
     "rated": {"prompt": "Why?", "completion": "So.", "label": True},

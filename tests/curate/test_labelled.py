@@ -24,7 +24,7 @@ from domainwright.curate.labelled import (
 )
 from domainwright.curate.labels import hashed_words, label_errors
 from domainwright.curate.pipeline import Wish, curate
-from domainwright.curate.read import read
+from domainwright.curate.read import read, read_all
 from domainwright.curate.readers.labelled import LabelledTexts
 from tests.curate.test_labels import KINDS, cases
 from tests.studies import world
@@ -43,6 +43,47 @@ def write_csv(path, header, lines):
 
 
 class TestReading:
+    @pytest.mark.parametrize(
+        ("first", "second"),
+        [
+            ("premise", "hypothesis"),
+            ("sentence1", "sentence2"),
+            ("text_a", "text_b"),
+            ("question1", "question2"),
+            ("passage", "question"),
+            ("context", "question"),
+            ("claim", "evidence"),
+            ("Document", "Query"),
+        ],
+    )
+    def test_two_texts_with_one_label(self, tmp_path, first, second):
+        lines = ["it rose,did it rise,yes", "it fell,did it rise,no"]
+        result = read(write_csv(tmp_path / "a.csv", f"{first},{second},label", lines))
+        assert result.format == "labelled" and not result.set_aside
+        names = [name.replace("_", " ").capitalize() for name in (first, second)]
+        assert [(r.text, r.label) for r in result.rows] == [
+            (f"{names[0]}: it rose\n{names[1]}: did it rise", "yes"),
+            (f"{names[0]}: it fell\n{names[1]}: did it rise", "no"),
+        ]
+        assert (result.columns["text"], result.columns["second"]) == (first, second)
+
+    @pytest.mark.parametrize(
+        ("columns", "wanted"),
+        [
+            ({"text": "premise"}, "it rose"),
+            ({"text": "hypothesis", "second": "premise"}, "Text: yes it did\nSecond: it rose"),
+        ],
+    )
+    def test_columns_name_one_text_or_two(self, tmp_path, columns, wanted):
+        file = write_csv(tmp_path / "a.csv", "premise,hypothesis,label", ["it rose,yes it did,1"])
+        (found,) = read_all([{"path": str(file), "columns": columns}])
+        assert [r.text for r in found.rows] == [wanted]
+
+    def test_a_second_text_that_is_empty_is_set_aside(self, tmp_path):
+        lines = ["it rose,,yes", "it fell,did it rise,no"]
+        result = read(write_csv(tmp_path / "a.csv", "premise,hypothesis,label", lines))
+        assert [x.reason for x in result.set_aside] == ["empty_text"]
+
     @pytest.mark.parametrize(
         "columns",
         [

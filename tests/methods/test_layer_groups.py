@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from domainwright.core.errors import ConfigError
 from domainwright.methods import METHODS
-from domainwright.train import order, schedule
+from domainwright.train import schedule
 from domainwright.train.loop import Interrupted, train
 from domainwright.train.loss import batch_of, summed_loss
 from domainwright.train.probe import probe
@@ -76,7 +76,7 @@ def test_a_run_equals_a_plain_loop_with_torchs_groups(tmp_path):
             if step == begins:
                 optimiser.add_param_group({"params": [p.requires_grad_() for p in groups[number]]})
         total, count = 0.0, 0
-        for row in order.rows_of_step(job.rows, 3, job.seed, step):
+        for row in job.order.step(step):
             table = model(input_ids=torch.tensor([row.ids]), use_cache=False).logits[0]
             total += functional.cross_entropy(
                 table[1:-1], torch.tensor(row.ids[2:]), reduction="sum"

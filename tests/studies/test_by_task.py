@@ -8,7 +8,8 @@ from domainwright.core.errors import RunFailed
 from domainwright.core.records import Text
 from domainwright.evaluate.records import Item, Mark
 from domainwright.studies.by_task import by_task
-from domainwright.studies.records import Effect, Transfer, read_verdict
+from domainwright.studies.records import read_verdict
+from domainwright.studies.task_records import Effect, Transfer
 from domainwright.studies.transfer import advice, transfer
 from tests.studies import world
 from tests.studies.verdicts import interval

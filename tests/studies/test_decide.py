@@ -363,12 +363,12 @@ def test_the_base_is_untouched_by_a_study(full, base):
 def test_long_development_rows_are_watched_in_part(monkeypatch):
     """Checks must not cost more than the training they watch."""
     from domainwright.models.forms import TrainRow
-    from domainwright.studies import tune
+    from domainwright.studies import _watched
 
     rows = [TrainRow(str(n), [1] * 500, [True] * 500) for n in range(30)]
-    monkeypatch.setattr(tune, "encoded_rows", lambda *_: rows)
-    monkeypatch.setattr(tune, "limit", lambda *_: 1024)
+    monkeypatch.setattr(_watched, "encoded_rows", lambda *_: rows)
+    monkeypatch.setattr(_watched, "limit", lambda *_: 1024)
     base = type("Base", (), {"template": None})
-    assert len(tune._watched(base, rows, None)) == 12
+    assert len(_watched.watched_rows(base, rows, None)) == 12
     rows[:] = [TrainRow("0", [1] * 5000, [True] * 5000)] * 30
-    assert len(tune._watched(base, rows, None)) == tune.FEWEST_WATCHED
+    assert len(_watched.watched_rows(base, rows, None)) == _watched.FEWEST_WATCHED

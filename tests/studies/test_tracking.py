@@ -16,7 +16,11 @@ from domainwright.train import schedule
 from tests.studies import world
 
 pytestmark = pytest.mark.usefixtures("quick")
-NAMES = ("mlflow", "tensorboard", "trackio", "wandb")
+SERVERS = (
+    *("MLFLOW_TRACKING_URI", "OPTUNA_STORAGE", "WANDB_MODE", "WANDB_PROJECT"),
+    "TRACKIO_SPACE_ID",
+)
+NAMES = ("mlflow", "optuna", "tensorboard", "trackio", "wandb")
 
 
 class Heard:
@@ -206,7 +210,7 @@ def tracked_by(base, tmp_path_factory):
             pytest.importorskip(library)
         folder = tmp_path_factory.mktemp(name)
         monkeypatch.setattr(tracking, "EVERY_S", 0.0)
-        for server in ("MLFLOW_TRACKING_URI", "WANDB_MODE", "WANDB_PROJECT", "TRACKIO_SPACE_ID"):
+        for server in SERVERS:
             monkeypatch.delenv(server, raising=False)
         study = world.study_file(folder, base, name="w", track=[name], strategies=["lora+rag"])
         world.write_lines(folder / "documents.jsonl", world.documents())
@@ -263,6 +267,34 @@ def test_mlflow_for_real(tracked_by, monkeypatch):
     files = {f.path for f in client.list_artifacts(kept.info.run_id)}
     assert files == {"verdict.json", "report.html"}
     assert kept.data.tags["mlflow.note.content"] == verdict.recommendation.sentence
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_optuna_for_real(tracked_by, monkeypatch):
+    verdict, run = tracked_by("optuna", monkeypatch)
+    import optuna
+
+    place = f"sqlite:///{run / 'tracking/optuna/optuna.db'}"
+    (name,) = optuna.get_all_study_names(place)
+    kept = optuna.load_study(study_name=name, storage=place)
+    assert name == "w" and kept.user_attrs["train.steps"] == "6"
+    assert kept.user_attrs["verdict"] == verdict.recommendation.sentence
+    trials = {trial.user_attrs["strategy"]: trial for trial in kept.trials}
+    done = {r.name: r.score.mean for r in verdict.strategies if r.score}
+    assert {name: trials[name].value for name in done} == done
+    watched = {
+        line["step"]: -line["development_loss"]
+        for line in map(json.loads, (run / "trials/lora/metrics.jsonl").open())
+        if "development_loss" in line
+    }
+    assert trials["lora"].intermediate_values == watched
+    assert {trials[n].state.name for n in set(trials) - set(done)} <= {"PRUNED"}
+    # Another study of the name in the same database, and the first one gone on with.
+    kind, folder = TRACKERS.get("optuna"), run / "tracking/optuna"
+    assert kind("w", folder, None).identity == "w-2"
+    again = kind("w", folder, "w")
+    again.metrics("lora", [(7, {"development_loss": 0.5})])
+    assert len(optuna.load_study(study_name="w", storage=place).trials) == len(trials)
 
 
 @pytest.mark.filterwarnings("ignore")

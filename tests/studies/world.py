@@ -115,7 +115,9 @@ def study_file(
     """Write `folder/study.yaml` and its training file; `changes` are merged into QUICK."""
     folder.mkdir(parents=True, exist_ok=True)
     write_lines(folder / "train.jsonl", questions() if rows is None else rows)
-    settings = merged({"base": str(base), "data": {"train": "train.jsonl"}, **QUICK}, changes)
+    settings = merged(
+        {"base": str(base), "data": {"train": "train.jsonl", "folds": None}, **QUICK}, changes
+    )
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     return path

@@ -120,18 +120,12 @@ def test_micro_batches_hold_every_row_in_order(limit):
 
 def test_epochs_visit_every_row_once_in_changing_order():
     job = make_job("/nowhere")
-    seen = [
-        row.id
-        for step in range(16)
-        for row in order.rows_of_step(job.rows, job.settings.batch, job.seed, step)
-    ]
+    seen = [row.id for step in range(16) for row in job.order.step(step)]
     epochs = [seen[n : n + 8] for n in range(0, 48, 8)]
     assert all(sorted(e) == sorted(r.id for r in job.rows) for e in epochs)
     assert len({tuple(e) for e in epochs}) == 6
     other = make_job("/nowhere", seed=6)
-    assert [
-        row.id for row in order.rows_of_step(other.rows, other.settings.batch, other.seed, 0)
-    ] != seen[:3]
+    assert [row.id for row in other.order.step(0)] != seen[:3]
 
 
 def theirs(scheduler, steps, **more):
@@ -180,7 +174,7 @@ def test_five_steps_equal_a_plain_loop_over_peft(tmp_path):
     losses, norms = [], []
     for step, factor in enumerate(factors):
         total, count = 0.0, 0
-        for row in order.rows_of_step(job.rows, job.settings.batch, job.seed, step):
+        for row in job.order.step(step):
             table = model(input_ids=torch.tensor([row.ids]), use_cache=False).logits[0]
             labels = torch.tensor(row.ids[1:])
             labels[: row.supervised.index(True) - 1] = -100

@@ -15,7 +15,7 @@ from domainwright.train.fit import Wish
 from domainwright.train.loop import Interrupted, train
 from domainwright.train.loss import batch_of, summed_loss
 from domainwright.train.memory import Line, halved, out_of_memory
-from domainwright.train.order import micro_batches, rows_of_step
+from domainwright.train.order import Order, micro_batches
 from domainwright.train.probe import Costs, probe, work
 from domainwright.train.recompute import blocks, recomputed
 from domainwright.train.settings import TrainSettings
@@ -64,7 +64,7 @@ def without(history, *names):
 def test_out_of_memory_becomes_a_run_with_smaller_passes(tmp_path, monkeypatch, error):
     """The same losses and weights, bit for bit, as a run that began with those passes."""
     job = make_job(tmp_path / "job", micro=10_000)
-    first = sum(len(r.ids) for r in rows_of_step(job.rows, 3, job.seed, 0))
+    first = sum(len(r.ids) for r in Order(job.rows, 3, job.seed).step(0))
     again = make_job(tmp_path / "again", micro=first // 2)
     want = train(again)
     seen = failing(monkeypatch, error, over=first - 1)
@@ -322,7 +322,7 @@ def test_a_prediction_is_the_sum_over_the_real_passes(tmp_path):
     job = make_job(tmp_path, base=base)
     passes, flops, largest = 0, 0.0, 0
     for number in range(12):
-        rows = rows_of_step(job.rows, 3, 5, number)
+        rows = Order(job.rows, 3, 5).step(number)
         for group in micro_batches(rows, 30):
             passes, largest = passes + 1, max(largest, sum(len(r.ids) for r in group))
         flops += work(base, rows)

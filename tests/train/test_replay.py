@@ -13,7 +13,7 @@ from domainwright.models.forms import TrainRow
 from domainwright.train import order
 from domainwright.train import replay as replays
 from domainwright.train.loop import Interrupted, train
-from domainwright.train.order import replayed_in_step, rows_of_step
+from domainwright.train.order import Order, replayed_in_step
 from domainwright.train.regimes import ReplaySettings
 from domainwright.train.replay import planned, with_base_lessons, written
 from domainwright.train.step import general_rows, take_step
@@ -52,14 +52,12 @@ def test_every_general_row_comes_before_any_comes_again():
 
 def test_the_runs_own_rows_are_those_of_a_run_without(tmp_path, monkeypatch):
     seen = []
-    plain = order._places
-    monkeypatch.setattr(
-        order, "_places", lambda rows, *how: seen.append((how[-1], *how[:2])) or plain(rows, *how)
-    )
+    plain = Order.step
+    monkeypatch.setattr(Order, "step", lambda own, n: seen.append((own.batch, n)) or plain(own, n))
     got = train(replaying(tmp_path, share=0.3, steps=4))
-    own = sum(len(r.ids) for t in range(4) for r in rows_of_step(make_job(tmp_path).rows, 3, 5, t))
+    own = sum(len(r.ids) for t in range(4) for r in Order(make_job(tmp_path).rows, 3, 5).step(t))
     more = sum(len(r.ids) for t in range(4) for r in replayed_in_step(GENERAL, 3, 0.3, 5, t))
-    assert {x for x in seen if x[0] == "order"} == {("order", 3 * t, 3 * t + 3) for t in range(4)}
+    assert set(seen) == {(3, t) for t in range(4)}
     assert got.tokens == own + more > own
     # 3 · 0.3 / 0.7 a step: 1, 2, 1 and 1.
     assert [len(general_rows(replaying(tmp_path), t)) for t in range(4)] == [1, 2, 1, 1]

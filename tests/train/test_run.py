@@ -13,7 +13,7 @@ from domainwright.core.errors import ConfigError, RunFailed
 from domainwright.core.lock import lock
 from domainwright.models.flat import flatten
 from domainwright.models.forms import TrainRow
-from domainwright.train import checkpoint, order, run, step
+from domainwright.train import checkpoint, run, step
 from domainwright.train.loop import Interrupted, train
 from domainwright.train.run import check_health
 from domainwright.train.step import Watched, mean_loss, take_step
@@ -47,7 +47,7 @@ def test_a_run_measures_itself(tmp_path):
     got = train(job, listen=steps.append)
     assert got.base_loss == pytest.approx(base_loss) and got.best_loss < base_loss
     assert got.steps == 6 and got.tokens == sum(
-        len(r.ids) for n in range(6) for r in order.rows_of_step(job.rows, 3, job.seed, n)
+        len(r.ids) for n in range(6) for r in job.order.step(n)
     )
     assert got.tokens_per_s == pytest.approx(got.tokens / got.seconds) and got.peak_rss_mib > 50
     assert [(s.stage, s.done, s.total) for s in steps] == [

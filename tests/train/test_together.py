@@ -11,7 +11,7 @@ from domainwright.core.errors import CapabilityError, RunFailed
 from domainwright.train import loop, passes, together
 from domainwright.train.loop import Interrupted, train
 from domainwright.train.loss import batch_of, summed_loss, summed_losses
-from domainwright.train.order import micro_batches, rows_of_step
+from domainwright.train.order import Order, micro_batches
 from domainwright.train.step import Watched
 from domainwright.train.together import fused_groups, train_together
 from tests.tiny import tiny_base
@@ -190,7 +190,7 @@ def test_rows_are_packed_once_for_all(tmp_path, monkeypatch, way):
     groups = [
         len(group)
         for step in range(4)
-        for group in micro_batches(rows_of_step(jobs[0].rows, 3, 5, step), limit)
+        for group in micro_batches(Order(jobs[0].rows, 3, 5).step(step), limit)
     ]
     assert packed == [4, 2, *groups]  # development and general rows once for all checks
 

@@ -20,7 +20,7 @@ from bench.science.rows import ROWS, Finding
 from bench.science.t0 import Language, texts
 from bench.science.verdicts import at_least, at_most
 from domainwright.core.seeds import generator
-from domainwright.curate.mixing import MixSettings, epoch
+from domainwright.curate.mixing import MixSettings, shares
 from domainwright.models.forms import TrainRow
 from domainwright.train.tasks import TaskSettings
 
@@ -118,14 +118,20 @@ def _arm(
         [here.world.languages[n] for n in TASKS] if isinstance(tasks, MixSettings) else tasks
     )
 
+    part = here.effort.documents // sum(TASKS.values())
+    sizes = {name: times * part for name, times in TASKS.items()}
+    share = shares(sizes, tasks) if isinstance(tasks, MixSettings) else None
+
     def rows(seed: int) -> list[TrainRow]:
-        if isinstance(tasks, MixSettings):
-            return mixed(here, tasks, seed)
+        if share:
+            return [r for name, n in sizes.items() for r in here.train_texts(name, seed, n)]
         half = here.effort.documents // 2
         return [r for x in tasks for r in texts(here.world, x, "train", half, seed=seed).rows]
 
     def measured(rate: float, seed: int, split: str) -> dict[str, float] | None:
-        ran: Ran | None = run(here, arm, rate, seed, course(here, seed, rows=rows(seed)))
+        ran: Ran | None = run(
+            here, arm, rate, seed, course(here, seed, rows=rows(seed), shares=share)
+        )
         if ran is None:
             return None
         with ran.adapter.attached():
@@ -141,14 +147,6 @@ def _arm(
     swept[arm.name] = sweep(validated, arm.centre, here.effort.rates)
     found = [measured(swept[arm.name].best, s, "test") for s in range(here.effort.seeds)]
     losses[arm.name] = all_of(arm, found)
-
-
-def mixed(here: Lab, mix: MixSettings, seed: int) -> list[TrainRow]:
-    """One pass over the mixture, as many documents as there are in all."""
-    part = here.effort.documents // sum(TASKS.values())
-    rows = [r for name, times in TASKS.items() for r in here.train_texts(name, seed, times * part)]
-    places = epoch([r.task for r in rows], mix, seed=seed)
-    return [replace(rows[i], id=f"{rows[i].id}.{place}") for place, i in enumerate(places)]
 
 
 def flipped_facts(language: Language) -> Language:

@@ -12,7 +12,7 @@ from domainwright.core.errors import ConfigError
 from domainwright.core.records import Row
 from domainwright.curate._names import NAME_KINDS, named
 from domainwright.curate._redaction import redacted
-from domainwright.curate.filters import FILTERS, Change, Look, Sample
+from domainwright.curate.filters import FILTERS, Change, Drop, Look, Sample
 
 
 @FILTERS.register
@@ -40,5 +40,5 @@ class Names:
     def ready(self, sample: Sample) -> Look:
         return self._look
 
-    def _look(self, row: Row) -> Change | None:
+    def _look(self, row: Row) -> Change | Drop | None:
         return redacted(row, lambda texts: named(texts, self.kinds), "names")

@@ -12,7 +12,7 @@ from domainwright.core.records import Row
 from domainwright.curate._glance import Glancing
 from domainwright.curate._personal import NAMES, secrets
 from domainwright.curate._redaction import redacted
-from domainwright.curate.filters import FILTERS, Change, Look, Sample
+from domainwright.curate.filters import FILTERS, Change, Drop, Look, Sample
 
 
 @FILTERS.register
@@ -38,5 +38,5 @@ class Pii:
     def ready(self, sample: Sample) -> Look:
         return Glancing(look=self._look, clear=lambda seen: seen.impersonal)
 
-    def _look(self, row: Row) -> Change | None:
+    def _look(self, row: Row) -> Change | Drop | None:
         return redacted(row, lambda texts: [list(secrets(t, self.kinds)) for t in texts], "pii")

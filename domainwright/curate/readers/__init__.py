@@ -32,8 +32,9 @@ class Reader(Protocol):
     def matches(self, columns: set[str]) -> bool:
         """True when records with these columns are of this format.
 
-        Beside its name, a column that holds turns is listed as "messages[].role",
-        and one that holds true or false as "label:bool".
+        Beside its name, a column that holds a list is listed as "tags[]" or, with nothing in it,
+        "tags[]:empty"; one that holds turns also as "messages[].role", one of lists as
+        "entities[][]"; and one that holds true or false as "label:bool".
         """
 
     def row(self, record: Mapping[str, Any], place: Place) -> Row:

@@ -1,4 +1,4 @@
-"""A text and its label: sentiment, intent, kind of clause."""
+"""A text and its label: sentiment, intent, kind of clause. Or two texts: does one follow?"""
 
 import math
 from collections.abc import Mapping
@@ -9,12 +9,23 @@ from domainwright.curate._cells import Unusable, as_text, column, kind, text
 from domainwright.curate._place import Place, origin
 from domainwright.curate.readers import READERS, Columns
 
+_NUMBERED = ("sentence1", "sentence_1", "sentence_a", "text1", "text_1", "text_a", "question1")
+_PAIRS = {
+    "premise": ("hypothesis",),
+    "claim": ("evidence",),
+    **{name: (name[:-1] + ("b" if name[-1] == "a" else "2"),) for name in _NUMBERED},
+    **dict.fromkeys(("passage", "context", "document", "sentence", "text"), ("question", "query")),
+}
+"""First of two texts -> what the second may be called."""
+
 
 @READERS.register
 class LabelledTexts:
     """{"text": "…", "label": "positive"}; a number is kept as its text, "0".
 
-    A column with the labels in words wins over one with their numbers.
+    A column with the labels in words wins over one with their numbers. Two texts that belong
+    together, {"premise": "…", "hypothesis": "…", "label": "…"}, become one with their names:
+    "Premise: …\\nHypothesis: …".
     """
 
     priority = 20
@@ -22,7 +33,9 @@ class LabelledTexts:
         "text": (
             *("text", "sentence", "content", "body", "document", "passage", "clause", "note"),
             *("comment", "review", "tweet", "headline", "utterance", "abstract"),
+            *("premise", "claim", *_NUMBERED, "context"),
         ),
+        "second": tuple(sorted({name for names in _PAIRS.values() for name in names})),
         "label": (
             *("label_text", "label_name", "label", "labels", "sentiment", "intent", "class"),
             *("class_name", "clause_type", "emotion", "polarity", "category"),
@@ -35,7 +48,16 @@ class LabelledTexts:
 
     def row(self, record: Mapping[str, Any], place: Place) -> Labelled:
         own = text(record, self.columns["text"], "empty_text")
+        first = column(record, self.columns["text"]) or ""
+        second = column(record, ("second", *_PAIRS.get(first, ())))
+        if second:
+            other = text(record, (second,), "empty_text")
+            own = f"{_heading(first)}: {own}\n{_heading(second)}: {other}"
         return Labelled(**origin(record, place), text=own, label=_label(record, self.columns))
+
+
+def _heading(name: str) -> str:
+    return name.replace("_", " ").capitalize()
 
 
 def _label(record: Mapping[str, Any], columns: Columns) -> str:

@@ -91,6 +91,7 @@ class Ring:
             lessons=source.folder / "lessons",
             begin=source.adapter,
             tasks=source.data.tasks,
+            shares=source.data.shares,
             hidden=source.data.split.test,
         )
         return tune(wanted, resume=resume, listen=source.listen, stop=stop)

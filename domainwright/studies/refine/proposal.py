@@ -19,6 +19,7 @@ from domainwright.curate.labelled import as_choices, label_set_of
 from domainwright.curate.overlap import overlap, remove_leaks
 from domainwright.curate.read import ReadResult, read_all
 from domainwright.curate.selection import SELECTIONS, Seen
+from domainwright.curate.tagged import as_extractions, kinds_asked
 from domainwright.studies.data import TASK_OF, StudyData, as_conversations
 from domainwright.studies.refine.errors import Found
 from domainwright.studies.study import StudySettings
@@ -69,7 +70,7 @@ def offered(paths: Sequence[Path], data: StudyData, study: StudySettings) -> Off
     reads = [_distinct(result, known) for result in read_all([str(path) for path in paths])]
     rated = [r for x in reads for r in x.rows if isinstance(r, Rated) and not r.wanted]
     given = as_choices([r for x in reads for r in x.rows], label_set_of(split.train))
-    rows, aside = as_conversations(given)
+    rows, aside = as_conversations(as_extractions(given, kinds_asked(split.train)))
     strange = next((row for row in rows if TASK_OF.get(type(row)) != data.task), None)
     if strange is not None:
         kind = next(k.__name__.lower() for k, task in TASK_OF.items() if task == data.task)

@@ -75,6 +75,11 @@ def refine(
     _check(run, augment, share, steps)
     with lock(run):
         source = open_source(run, strategy, listen)
+        if not source.data.split.dev:
+            raise DataError(
+                "The run has no development rows to look at: its study asked every row in folds.",
+                "run the study again with data.development, or with `data: {folds: null}`.",
+            )
         request = Request(
             strategy=source.strategy,
             champion=source.adapter_hash,

@@ -27,7 +27,7 @@ from domainwright.studies._exam import suite_of
 from domainwright.studies._folder import STUDY_FILE, ours
 from domainwright.studies._scorecards import Asking, read_items, retained
 from domainwright.studies.api import Run, load_run
-from domainwright.studies.data import TASK_OF, StudyData
+from domainwright.studies.data import TASK_OF, WRITTEN, StudyData
 from domainwright.studies.plan import answer_tokens
 from domainwright.studies.records import Training, Verdict, read_verdict
 from domainwright.studies.refine.champion import in_force
@@ -75,7 +75,7 @@ class Source:
     @cached_property
     def new_tokens(self) -> int:
         """Longest answer: the study's."""
-        if self.study.evaluate.new_tokens is not None or self.data.task != "answers":
+        if self.study.evaluate.new_tokens is not None or self.data.task not in WRITTEN:
             return self.study.evaluate.new_tokens or 0
         plan = self.folder / "plan.json"
         if plan.is_file():
@@ -154,6 +154,11 @@ def open_source(folder: Path, strategy: str | None, listen: Listener) -> Source:
         raise ConfigError(
             f"{run.strategy} has no adapter that could be refined.", _with_adapter(verdict)
         )
+    if run.adapters:
+        raise ConfigError(
+            f"{run.strategy} has an adapter for every task, and a round refines one.",
+            _with_adapter(verdict),
+        )
     own = f"trials/{parts(run.strategy)[0]}/adapter" if verdict else "adapter"
     adapter = in_force(folder, own)
     manifest = read_manifest(adapter, "adapter")
@@ -200,7 +205,9 @@ def study_of(folder: Path) -> tuple[StudySettings, Verdict | None]:
 
 
 def _with_adapter(verdict: Verdict | None) -> str:
-    trained = [r.name for r in verdict.strategies if r.adapter] if verdict else []
+    trained = (
+        [r.name for r in verdict.strategies if r.adapter and not r.adapters] if verdict else []
+    )
     if not trained:
         return "run a study with a method such as lora."
     return f"name one that has with --strategy: {', '.join(trained)}."
