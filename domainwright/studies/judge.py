@@ -12,7 +12,7 @@ from domainwright.evaluate.retained import Change, Retained
 from domainwright.maths.bootstrap import Interval, interval
 from domainwright.maths.crossfit import crossfitted, deflated, widening
 from domainwright.maths.significance import detectable_measured, holm, mcnemar, sign_flip
-from domainwright.studies._format import unit
+from domainwright.studies._format import fixed, unit
 from domainwright.studies.entities import entity_scores
 from domainwright.studies.records import Difference, Recommendation, Retention, StrategyResult
 
@@ -221,9 +221,11 @@ def _sentence(
             f"({unit(score).changes(winner.difference)}, 95 % interval)"
         )
     if winner.training and winner.retention:
+        lost = winner.retention.nats_change.mean
         text += (
-            f"; it forgets {max(0.0, winner.retention.nats_change.mean):.3f} nats per token of "
-            f"general text (limit {limit})"
+            f"; it forgets {lost:.3f} nats per token of general text (limit {limit})"
+            if fixed(lost, 3, sign=True).startswith("+")
+            else f"; it forgets nothing: {fixed(lost, 3)} nats per token on general text"
         )
     return text + "."
 
