@@ -11,22 +11,25 @@ def decide(
     study: Annotated[Path, typer.Argument(help="Study file (YAML).")],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Folder to write; runs/<name> if not given."),
+        typer.Option("-o", "--output", help="Folder to write; or runs/<name>."),
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Override a setting: --set train.steps=50. May be repeated."),
+        typer.Option("--set", help="Override a setting: train.steps=50. Repeatable."),
     ] = None,
     minutes: Annotated[float | None, typer.Option(help="Shorthand for budget.minutes.")] = None,
+    max_forgetting: Annotated[
+        float | None, typer.Option(help="Most to forget, nats per token of general text.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted study.")
     ] = False,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Delete the study that the folder holds, then start.")
+        bool, typer.Option("--fresh", help="Delete the study in the folder, then start.")
     ] = False,
     track: Annotated[
         list[str] | None,
-        typer.Option(help="Also log to mlflow, trackio, tensorboard or wandb."),
+        typer.Option(help="Log to mlflow, optuna, trackio, tensorboard…"),
     ] = None,
     on: Annotated[str, typer.Option(help="here, or ray (see RAY_ADDRESS).")] = "here",
     workers: Annotated[
@@ -48,6 +51,8 @@ def decide(
     overrides = list(settings or [])
     if minutes is not None:
         overrides.append(f"budget.minutes={minutes}")
+    if max_forgetting is not None:
+        overrides.append(f"evaluate.max_forgetting={max_forgetting}")
     if track:
         overrides.append(f"track=[{', '.join(track)}]")
     with progress() as (listen, stop):

@@ -21,7 +21,7 @@ def train(
     ] = False,
     track: Annotated[
         list[str] | None,
-        typer.Option(help="Also log to mlflow, trackio, tensorboard or wandb."),
+        typer.Option(help="Log to mlflow, optuna, tensorboard, trackio, wandb."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:

@@ -111,6 +111,17 @@ def test_decide_json_is_the_verdict(dw, study, tmp_path):
     assert json.loads(said.out) == json.loads((tmp_path / "run/verdict.json").read_text())
 
 
+def test_shorthands_of_decide_are_settings(dw, study, tmp_path):
+    done = dw(
+        *("decide", study, "-o", tmp_path / "run", "--set", "strategies=[zero_shot]", "--json"),
+        *("--minutes", 7, "--max-forgetting", 0.25),
+    )
+    asked = json.loads(done.out)["study"]
+    assert asked["budget"]["minutes"] == 7 and asked["evaluate"]["max_forgetting"] == 0.25
+    refused = dw("decide", study, "--max-forgetting", -1)
+    assert refused.code == 2 and "evaluate.max_forgetting is -1" in refused.err
+
+
 def test_report_shows_again_and_writes_the_page(dw, run):
     page = run / "report.html"
     before = page.read_bytes()
