@@ -137,12 +137,12 @@ def measure(base: Base, domain: str, arm: str, seed: int, steps: int) -> list[di
     return curve
 
 
-def rows_of(domain: str, seed: int) -> list[Any]:
+def rows_of(domain: str, seed: int, words: int = WORDS) -> list[Any]:
     """Rows short enough, whole groups in a drawn order: development rows first."""
     (read,) = read_all([str(DATA / FILES[domain])])
     rows, _ = as_conversations(read.rows)
     lengths = [sum(len(m.content.split()) for m in r.messages) for r in rows]  # type: ignore[attr-defined]
-    limit = max(WORDS, sorted(lengths)[: ROWS + DEVELOPMENT][-1])
+    limit = max(words, sorted(lengths)[: ROWS + DEVELOPMENT][-1])
     short = [r for r, length in zip(rows, lengths, strict=True) if length <= limit]
     groups = sorted({r.group for r in short})
     drawn = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed)).tolist()
