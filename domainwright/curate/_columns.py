@@ -4,7 +4,7 @@ import difflib
 import functools
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from domainwright.core.errors import ConfigError, DataError
@@ -72,6 +72,8 @@ class Renaming:
 
 
 _BOOL = re.compile(r"\s*(?:true|false)\s*", re.I)
+_TEXT_WORDS = 3
+"""Words of a text, on average: fewer are a label, a name or a number."""
 _FIRST_SIGNS = frozenset("[{tTfF")
 
 
@@ -108,14 +110,56 @@ def used(reader: Reader, seen: Counter[str]) -> dict[str, str]:
     return {role: name for role, name in found.items() if name is not None}
 
 
-def unrecognised(where: str, names: Iterable[str], readers: Mapping[str, Reader]) -> DataError:
+def unrecognised(
+    where: str, records: Sequence[Mapping[str, Any]], readers: Mapping[str, Reader]
+) -> DataError:
+    """Why a file cannot be read, and what its columns look like.
+
+    Args:
+        records: some of it, with its own names of columns.
+    """
+    names = list(dict.fromkeys(name for record in records for name in record))
     known = "; ".join(f"{name} ({', '.join(r.needs)})" for name, r in sorted(readers.items()))
+    kind, roles = _guessed(records, names)
+    columns = ", ".join(f"{role}: {name}" for role, name in roles.items())
     return DataError(
         f"{where} has the columns {', '.join(names)}; they fit no known data format.",
-        "say what they are in the study file, such as {path: "
-        f"{where}, format: prompt_completion, columns: {{question: COLUMN, answer: COLUMN}}}}. "
-        f"Formats and what they need: {known}.",
+        f"say what they are in the study file, such as {{path: {where}, format: {kind}, columns: "
+        f"{{{columns}}}}}. Formats and what they need: {known}.",
     )
+
+
+def _guessed(
+    records: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> tuple[str, dict[str, str]]:
+    """(format, role -> column) that such columns may be: a label comes again and again."""
+    texts = {
+        name: [value for record in records if isinstance(value := record.get(name), str)]
+        for name in names
+    }
+    long = sorted(
+        (name for name in names if texts[name] and _words(texts[name]) >= _TEXT_WORDS),
+        key=lambda name: -_words(texts[name]),
+    )
+    labels = [
+        name
+        for name in names
+        if name not in long[:1]
+        and 2 <= len({*texts[name]}) <= len(texts[name]) / 3
+        and _words(texts[name]) < 2 * _TEXT_WORDS
+    ]
+    if long and labels:
+        return "labelled", {"text": long[0], "label": labels[0]}
+    if len(long) > 1:
+        first, second = sorted(long[:2], key=list(names).index)
+        return "prompt_completion", {"question": first, "answer": second}
+    if long:
+        return "text", {"text": long[0]}
+    return "prompt_completion", {"question": "COLUMN", "answer": "COLUMN"}
+
+
+def _words(texts: Sequence[str]) -> float:
+    return sum(len(text.split()) for text in texts) / len(texts)
 
 
 def all_readers(names: Iterable[str] | None = None) -> dict[str, Reader]:

@@ -69,7 +69,7 @@ class Stream:
         seen = [self._renaming.apply(record.data) for record in sample]
         name = _format(seen, readers)
         if name is None:
-            raise unrecognised(str(path), names, readers)
+            raise unrecognised(str(path), [record.data for record in sample], readers)
         self.format = name
         """Name of the reader."""
         self.columns = _columns(names, seen, self._renaming, readers[name])

@@ -79,6 +79,32 @@ class TestReading:
         (found,) = read_all([{"path": str(file), "columns": columns}])
         assert [r.text for r in found.rows] == [wanted]
 
+    @pytest.mark.parametrize(
+        ("header", "lines", "told"),
+        [
+            (
+                "Anliegen,Art",
+                [f"wo ist meine Karte {n},{'abc'[n % 3]}" for n in range(12)],
+                "format: labelled, columns: {text: Anliegen, label: Art}}",
+            ),
+            (
+                "no,Frage,Antwort",
+                [f"{n},was ist Gicht {n},eine Krankheit der Gelenke {n}" for n in range(12)],
+                "format: prompt_completion, columns: {question: Frage, answer: Antwort}}",
+            ),
+            (
+                "no,Bericht",
+                [f"{n},der Patient klagt über Schmerzen {n}" for n in range(12)],
+                "format: text, columns: {text: Bericht}}",
+            ),
+            ("x,y", ["1,2"] * 4, "columns: {question: COLUMN, answer: COLUMN}}"),
+        ],
+    )
+    def test_unknown_columns_are_guessed_at(self, tmp_path, header, lines, told):
+        with pytest.raises(DataError) as raised:
+            read(write_csv(tmp_path / "a.csv", header, lines))
+        assert told in raised.value.fix
+
     def test_a_second_text_that_is_empty_is_set_aside(self, tmp_path):
         lines = ["it rose,,yes", "it fell,did it rise,no"]
         result = read(write_csv(tmp_path / "a.csv", "premise,hypothesis,label", lines))
@@ -89,6 +115,7 @@ class TestReading:
         [
             *((text, "label") for text in ("text", "sentence", "content", "document", "clause")),
             *(("text", label) for label in ("sentiment", "category", "class", "intent", "labels")),
+            *(("Message", "Intent"), ("question", "label"), ("Description", "Category")),
             ("Note", "Label Text"),
         ],
         ids=str,

@@ -32,8 +32,9 @@ class LabelledTexts:
     columns: ClassVar[Columns] = {
         "text": (
             *("text", "sentence", "content", "body", "document", "passage", "clause", "note"),
-            *("comment", "review", "tweet", "headline", "utterance", "abstract"),
-            *("premise", "claim", *_NUMBERED, "context"),
+            *("comment", "review", "tweet", "headline", "utterance", "abstract", "message"),
+            *("description", "narrative", "complaint", "ticket", "email", "post"),
+            *("premise", "claim", *_NUMBERED, "context", "question", "query"),
         ),
         "second": tuple(sorted({name for names in _PAIRS.values() for name in names})),
         "label": (
