@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from domainwright.cli._screen import visible
+from domainwright.studies import coherence
 from domainwright.studies._facts import asked_items
 from domainwright.studies._format import unit
 from domainwright.studies.entities import told
@@ -62,6 +63,8 @@ def show(verdict: Verdict, folder: Path) -> None:
         if found.memory.low > 0:
             more = unit(verdict.score).changes(found.memory)
             say(f"{found.strategy} gained {more} more on test rows that training rows give away.")
+    for turns in verdict.turns:
+        say(coherence.told(turns, verdict.score))
     console.print()
     say(verdict.recommendation.sentence, style="bold")
     for reason in verdict.recommendation.reasons:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,6 +31,9 @@ def evaluate(
             "-n", "--items", "--limit", min=1, help="From the top; else 100 rows, whole tasks."
         ),
     ] = None,
+    turns: Annotated[
+        bool, typer.Option("--turns", help="Also conversations, turn by turn.")
+    ] = False,
     new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 128,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -42,6 +45,8 @@ def evaluate(
             "Either --data or --task says what to score on.", "give one: a file, or a task's name."
         )
     if task:
+        if turns:
+            raise ConfigError("--turns is for --data, and --task was given.", "drop it.")
         _on_tasks(model, task, include, shots, items, chat, as_json)
         return
     if include or shots is not None or chat:
@@ -49,15 +54,19 @@ def evaluate(
             "--include, --shots and --chat are for tasks, and --data was given.", "drop them."
         )
     assert data is not None
-    _on_file(model, data, items or 100, new_tokens, as_json)
+    _on_file(model, data, items or 100, new_tokens, turns, as_json)
 
 
-def _on_file(model: str, data: Path, items: int, new_tokens: int, as_json: bool) -> None:
+def _on_file(
+    model: str, data: Path, items: int, new_tokens: int, turns: bool, as_json: bool
+) -> None:
     from domainwright.cli._screen import progress
     from domainwright.studies.score import score_file
 
     with progress() as (listen, _):
-        found = score_file(model, data, items=items, new_tokens=new_tokens, listen=listen)
+        found = score_file(
+            model, data, items=items, new_tokens=new_tokens, turns=turns, listen=listen
+        )
     if as_json:
         print(json.dumps(found, ensure_ascii=False))
         return
@@ -77,6 +86,24 @@ def _on_file(model: str, data: Path, items: int, new_tokens: int, as_json: bool)
     print(f"  parsed {found['parsed']:.1%}")
     if found["entities"]:
         print(visible(f"  {told([EntityScore(**x) for x in found['entities']])}"))
+    if "turns" in found:
+        _show_turns(found["turns"], found["score"])
+
+
+def _show_turns(turns: dict[str, Any], score: str) -> None:
+    from domainwright.cli._screen import visible
+    from domainwright.core.config import from_mapping
+    from domainwright.studies import coherence
+    from domainwright.studies._format import unit
+    from domainwright.studies.task_records import Coherence
+
+    found, levels = from_mapping(Coherence, turns, "turns"), unit(score).levels
+    for one in found.turns:
+        after = f"; after the file's {levels(one.file)}" if one.turn > 1 else ""
+        print(
+            f"  turn {one.turn}, {one.items} rows: {levels(one.own)} after its own replies{after}"
+        )
+    print(visible(f"  {coherence.told(found, score)}"))
 
 
 def _on_tasks(

@@ -14,6 +14,7 @@ from domainwright.methods import METHODS
 from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow
 from domainwright.models.hooks import Hook
+from domainwright.models.token_rows import TokenRows
 
 
 class Adapter(nn.Module, abc.ABC):
@@ -46,6 +47,10 @@ class Adapter(nn.Module, abc.ABC):
         """(full name of a parameter of the base, what stands in for it)."""
         yield from ()
 
+    def learned_rows(self) -> TokenRows | None:
+        """Rows of the embedding that stand in for the base's."""
+        return None
+
     def attach(self) -> None:
         """Hang on the base. Attaching twice is a no-op."""
         if self._attached:
@@ -57,6 +62,8 @@ class Adapter(nn.Module, abc.ABC):
                 self._hung.append(hook)
             for name, value in self.replacements():
                 self.base.hooks.replace(name, value, self)
+            if (rows := self.learned_rows()) is not None:
+                self.base.hooks.learn(rows, self)
         except BaseException:
             # A part of an adapter must not stay behind on the base.
             self.detach()

@@ -36,6 +36,7 @@ from domainwright.methods._folders import method_of
 from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow
 from domainwright.models.hooks import Hook
+from domainwright.models.token_rows import TokenRows
 
 Kind = Literal["classification", "labelling"]
 TASKS: dict[str, Kind] = {"SEQ_CLS": "classification", "TOKEN_CLS": "labelling"}
@@ -80,6 +81,9 @@ class HeadedAdapter(Adapter):
 
     def replacements(self) -> Iterator[tuple[str, nn.Parameter]]:
         yield from self.inner.replacements()
+
+    def learned_rows(self) -> TokenRows | None:
+        return self.inner.learned_rows()
 
     def attach(self) -> None:
         if not self._attached:

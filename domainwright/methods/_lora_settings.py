@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from domainwright.core.errors import ConfigError
+from domainwright.methods._token_rows import check_words
 from domainwright.models.points import Linear
 
 Start = Literal["random", "pissa", "olora", "eva", "loftq"]
@@ -41,12 +42,16 @@ class LoraSettings:
     past: tuple[str, ...] = ()
     """Folders of earlier lora runs on the same layers of the same base, which stay as they are and
     answer together with the new one; the artifact is one LoRA of all their ranks."""
+    tokens: tuple[str, ...] | None = None
+    """Words whose own rows of the embedding are learned too, the head's where it is tied. Each is
+    one token of the base, alone or after a space."""
 
     STARTS: ClassVar[tuple[str, ...]] = ("random", "pissa", "olora", "eva")
     """Those that the method takes."""
     TAKES_PAST: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_words(self.tokens)
         if self.start not in self.STARTS:
             raise ConfigError(
                 f"lora.start is {self.start!r}, which this method does not take.",

@@ -59,6 +59,11 @@ def read_past(
     for name in folders:
         folder = _adapter_folder(name)
         adapter = load(folder)
+        if adapter.token_rows is not None:
+            raise ConfigError(
+                f"lora.past: {name} has learned rows of the embedding, which are no part of a sum.",
+                "name a run without lora.tokens.",
+            )
         changes = {layer.path: change for layer, change in adapter.changes()}
         _check_layers(name, set(changes), {x.path for x in layers})
         for mine, layer in zip(found, layers, strict=True):

@@ -96,6 +96,7 @@ class DoraAdapter(LoraAdapter):
             turned_OI = hook.layer.weight_OI.float() + hook.scale * (hook.b @ hook.a)
             merged_OI = (hook.m / hook.norm_O())[:, None] * turned_OI
             yield f"{hook.layer.path}.weight", self.as_stored(hook.layer, merged_OI)
+        yield from self.merged_rows()
 
     def stored(self) -> dict[str, Tensor]:
         lengths = {
@@ -114,6 +115,8 @@ class Dora(Lora):
     Settings = DoraSettings
     Adapter = DoraAdapter
     summary = "LoRA on the direction of every row, its length learned apart; merges; slower."
-    parameter_formula = "Σ rank · (inputs + outputs) + outputs over the chosen layers"
+    parameter_formula = (
+        "Σ rank · (inputs + outputs) + outputs over the chosen layers, + hidden size per token"
+    )
     learning_rate: ClassVar = {"small": 8e-4, "large": 2e-4}
     """Below and from one billion parameters; methods.md §15.3, not swept."""

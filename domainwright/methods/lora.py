@@ -10,7 +10,8 @@ factors begin, γ · (B A - B₀ A₀), and saved as a plain LoRA of twice the r
 
     A' = [A; A₀]        B' = [B, -B₀]        γ the same
 
-With `past` earlier adapters stay beside the new one (`_past`).
+With `past` earlier adapters stay beside the new one (`_past`); with `tokens` their rows of the
+embedding are learned as well (`_token_rows`).
 
 Dimension key: I inputs of the layer, O outputs, R rank.
 """
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from domainwright.core.errors import DataError
 from domainwright.core.seeds import derive
-from domainwright.methods import METHODS, _peft_format, _starts
+from domainwright.methods import METHODS, _peft_format, _starts, _token_rows
 from domainwright.methods._adapter import Adapter
 from domainwright.methods._lora_settings import LoraSettings, choose
 from domainwright.methods._past import Past, read_past
@@ -35,6 +36,7 @@ from domainwright.models.forms import TrainRow
 from domainwright.models.hooks import Hook
 from domainwright.models.lowrank import LowRank
 from domainwright.models.points import Linear
+from domainwright.models.token_rows import TokenRows
 
 
 class LoraAdapter(Adapter):
@@ -50,6 +52,8 @@ class LoraAdapter(Adapter):
     ) -> None:
         super().__init__(base, settings)
         self.layers, self.past = layers, past or Past()
+        self.token_ids: tuple[int, ...] = ()
+        self.token_rows: nn.Parameter | None = None
         device, rank_of = base.device, settings.rank_of
         self.A = nn.ParameterList(
             nn.Parameter(torch.zeros(rank_of(x.path), x.inputs, device=device)) for x in layers
@@ -94,6 +98,20 @@ class LoraAdapter(Adapter):
     def places(self) -> Iterator[tuple[str, Hook]]:
         for layer, change in self.changes():
             yield layer.path, change
+
+    def learn_tokens(self, ids: Sequence[int]) -> None:
+        """Learn the embedding's rows of these tokens too, from the base's own on."""
+        self.token_ids, self.token_rows = tuple(ids), _token_rows.rows_of(self.base, ids)
+
+    def learned_rows(self) -> TokenRows | None:
+        if self.token_rows is None:
+            return None
+        return TokenRows(_token_rows.embedding_of(self.base)[1], self.token_ids, self.token_rows)
+
+    @property
+    def shares_batch(self) -> bool:  # type: ignore[override]
+        """A tied head has one table for all rows of a batch."""
+        return self.token_rows is None
 
     @torch.no_grad()
     def start(self, seed: int) -> None:
@@ -142,7 +160,8 @@ class LoraAdapter(Adapter):
         self.layers = [self.layers[i] for i in kept]
 
     def rate_groups(self) -> list[tuple[list[nn.Parameter], float]]:
-        first = list(self.A)
+        # B alone learns faster: rows of the embedding are no part of a product.
+        first = [*self.A, *([] if self.token_rows is None else [self.token_rows])]
         rest = [p for p in self.parameters() if not any(p is a for a in first)]
         return [(first, 1.0), (rest, self.settings.rate_ratio)]
 
@@ -150,6 +169,16 @@ class LoraAdapter(Adapter):
         for layer, change in self.changes():
             changed_OI = layer.weight_OI.float() + change.product_OI()
             yield f"{layer.path}.weight", self.as_stored(layer, changed_OI)
+        yield from self.merged_rows()
+
+    def merged_rows(self) -> Iterator[tuple[str, Tensor]]:
+        """The embedding with the learned rows, where there are some; a tied head is the same."""
+        if self.token_rows is None:
+            return
+        path, module = _token_rows.embedding_of(self.base)
+        merged_VD = module._parameters["weight"].detach().clone()  # type: ignore[union-attr]
+        merged_VD[list(self.token_ids)] = self.token_rows.detach().to(merged_VD.dtype)
+        yield f"{path}.weight", merged_VD
 
     def as_stored(self, layer: Linear, weight_OI: Tensor) -> Tensor:
         stored = weight_OI.T if layer.transposed else weight_OI
@@ -165,6 +194,9 @@ class LoraAdapter(Adapter):
                 a, b = torch.cat([still[0], a]), torch.cat([still[1], b], dim=1)
             found[f"{layer.path}.lora_A.weight"] = a
             found[f"{layer.path}.lora_B.weight"] = b
+        if self.token_rows is not None:
+            path, _ = _token_rows.embedding_of(self.base)
+            found[path + _token_rows.TAIL] = self.token_rows
         return found
 
     @torch.no_grad()
@@ -214,6 +246,7 @@ class LoraAdapter(Adapter):
             "fan_in_fan_out": any(x.transposed for x in self.layers),
             "rank_pattern": {k: times * r for k, r in settings.rank_pattern.items()},
             "alpha_pattern": {k: factor * a for k, a in settings.alpha_pattern.items()},
+            **({_token_rows.KEY: list(self.token_ids)} if self.token_ids else {}),
             **(self._whole_ranks() if self.past.factors else {}),
         }
 
@@ -239,7 +272,9 @@ class Lora:
     Adapter: ClassVar[type[LoraAdapter]] = LoraAdapter
     version = 1
     summary = "A low-rank change beside every linear layer; merges into the base."
-    parameter_formula = "rank · Σ (inputs + outputs) over the chosen layers"
+    parameter_formula = (
+        "rank · Σ (inputs + outputs) over the chosen layers, + hidden size per token"
+    )
     peft_type: ClassVar[str | None] = "LORA"
     identity_start = True
     random_start = True
@@ -257,6 +292,8 @@ class Lora:
             adapter = LoraAdapter(base, settings, layers, past)
         else:
             adapter = cls.Adapter(base, settings, layers)
+        if settings.tokens is not None:
+            adapter.learn_tokens(_token_rows.ids_of(base, settings.tokens))
         adapter.start(seed)
         return adapter
 
@@ -281,7 +318,9 @@ def _load(
         _peft_format.check_method(noted, adapter_of.method, folder)
     _check_variant(config, adapter_of, folder)
     linears = base.hooks.linears
-    paths = {name.rsplit(".lora_", 1)[0] for name in tensors}
+    tokens = _token_rows.declared(config, base, folder)
+    layered = [name for name in tensors if not name.endswith(_token_rows.TAIL)]
+    paths = {name.rsplit(".lora_", 1)[0] for name in layered}
     strange = paths - {x.path for x in linears}
     if strange:
         raise DataError(
@@ -302,12 +341,16 @@ def _load(
         "dropout": float(config.get("lora_dropout", 0.0)),
         "rslora": bool(config.get("use_rslora")),
         "targets": tuple(sorted(paths)),
+        # As the run named them; of PEFT's folder, as the tokenizer writes them.
+        "tokens": tuple(own.get("tokens") or base.tokenizer.convert_ids_to_tokens(tokens)) or None,
     }
     settings = settings_of(**given)
     # What the config declares counts as well: PEFT leaves a layer without tensors bare.
     paths |= _peft_format.declared(config, {x.path: x.block for x in linears})
     adapter = adapter_of(base, settings, [x for x in linears if x.path in paths])
     adapter.past = Past(holds=tuple(noted.get("past", ())))
+    if tokens:
+        adapter.learn_tokens(tokens)
     adapter.restore(tensors, folder)
     return adapter
 
@@ -316,7 +359,6 @@ _VARIANTS = (
     "modules_to_save",
     "lora_bias",
     "layer_replication",
-    "trainable_token_indices",
     "target_parameters",
     "alora_invocation_tokens",
     "use_qalora",

@@ -164,6 +164,7 @@ class QloraAdapter(LoraAdapter):
                     kind, double = self.settings.quantise, self.settings.double_quantise
                     weight_OI = quantise(weight_OI, kind, double=double).dequantised(torch.float32)
             yield f"{layer.path}.weight", self.as_stored(layer, weight_OI)
+        yield from self.merged_rows()
 
 
 def _words(held: tuple[str, bool]) -> str:

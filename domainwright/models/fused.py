@@ -67,6 +67,8 @@ class _Pass:
     lower: "_Pass | None" = None
     """The same with one copy, below the lowest adapter."""
     copies: int = 1
+    entering: bool = False
+    """Whether the gradient of what enters the first block is asked for."""
     last_ND: Tensor | None = None
     last_inverse: Tensor | None = None
 
@@ -118,8 +120,10 @@ class Trunk:
             return None
         entered = self.backbone.embed_tokens(flat.ids_T)
         run = self.begin(flat, rows_N, now, copies)
+        run.entering = torch.is_grad_enabled() and entered.requires_grad
+        assert copies == 1 or not run.entering, "learned rows of the embedding share no batch"
         trained = [p for changes in now.changes for on in changes for f in on for p in f.parameters]
-        if torch.is_grad_enabled() and any(p.requires_grad for p in trained):
+        if run.entering or (torch.is_grad_enabled() and any(p.requires_grad for p in trained)):
             out: Tensor = _Read.apply(self, run, entered, *trained)
             return out
         return self._forward(run, entered, keep=False)
@@ -169,7 +173,9 @@ class Trunk:
         return out
 
     def lowest(self, run: _Pass) -> int:
-        """First block with something to train."""
+        """First block that is differentiated."""
+        if run.entering:
+            return 0
         return next((i for i, on in enumerate(run.factors) if any(on)), len(self.blocks))
 
     def block(
@@ -207,7 +213,8 @@ class Trunk:
             heads[:, self.heads + self.key_heads :],
         )
 
-    def _backward(self, run: _Pass, pull_ND: Tensor) -> dict[nn.Parameter, Tensor]:
+    def _backward(self, run: _Pass, pull_ND: Tensor) -> tuple[dict[nn.Parameter, Tensor], Tensor]:
+        """(gradients of what is trained, of what entered the lowest block)."""
         if run.last_ND is None or run.last_inverse is None:
             raise RuntimeError("the gradient of a fused trunk can be taken once only")
         grad = torch.zeros_like(run.last_ND)
@@ -225,8 +232,9 @@ class Trunk:
                 _, kept = self.block(
                     run, run.blocks[number], run.factors[number], kept, rows_N, keep=True
                 )
-            grad = self._block_backward(run, number, kept, grad, rows_N, found, number == lowest)
-        return found
+            last = number == lowest and not run.entering
+            grad = self._block_backward(run, number, kept, grad, rows_N, found, last)
+        return found, grad
 
     def _block_backward(
         self,
@@ -306,8 +314,8 @@ class _Read(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, pull: Tensor) -> tuple[Tensor | None, ...]:
-        found = ctx.trunk._backward(ctx.run, pull)
-        return None, None, None, *(found.get(p) for p in ctx.trained)
+        found, grad = ctx.trunk._backward(ctx.run, pull)
+        return None, None, grad if ctx.run.entering else None, *(found.get(p) for p in ctx.trained)
 
 
 def recognise(model: Any, hooks: Hooks) -> Trunk | None:

@@ -23,6 +23,7 @@ from domainwright.models.points import Linear, Site, find_linears, find_sites
 from domainwright.models.quantised import product
 from domainwright.models.replaced import AsRead, Replaced
 from domainwright.models.stand_in import StandIn, agreed
+from domainwright.models.token_rows import TokenRows
 
 Hook = Callable[..., Any]
 """(input (…, I), output (…, O)) -> new output (…, O).
@@ -47,6 +48,8 @@ class Hooks:
         self._suspended = False
         self._spans: Mapping[Any, slice] | None = None
         self._replaced = Replaced(model, self._reads)
+        self._rows: tuple[TokenRows, Any] | None = None
+        """Learned rows of the embedding, and whose they are."""
         self._heads: dict[Any, Any] = {}
         """Owner -> its head for labels."""
 
@@ -82,6 +85,41 @@ class Hooks:
 
     def restore(self, owner: Any) -> None:
         self._replaced.remove(owner)
+        if self._rows is not None and self._rows[1] is owner:
+            rows, self._rows = self._rows[0], None
+            del rows.module.forward
+            rows.forget()
+
+    @property
+    def tied(self) -> bool:
+        """Whether the output head's weight is the embedding's."""
+        head = _output(self.model)
+        own = [x.module._parameters.get("weight") for x in self.at("embedding")]
+        return head is not None and any(head._parameters.get("weight") is x for x in own)
+
+    def learn(self, rows: TokenRows, owner: Any) -> None:
+        """Let the model read `rows` in its embedding, and in a tied head, until `restore(owner)`.
+
+        Raises:
+            CapabilityError: another adapter replaces the embedding or rows of it.
+        """
+        # Covered without a change as well: whoever else wants this weight is told.
+        self._replaced.cover(rows.module, "weight", owner, lambda own: own)
+        if self.tied:
+            self._replaced.cover(_output(self.model), "weight", owner, rows.read)
+        self._rows = rows, owner
+        rows.module.forward = lambda ids: self._embedded(rows, owner, ids)
+
+    def _embedded(self, rows: TokenRows, owner: Any, ids: Tensor) -> Tensor:
+        out: Tensor = type(rows.module).forward(rows.module, ids)
+        return rows.embedded(ids, out) if self._reads(owner) else out
+
+    @property
+    def head_rows(self) -> TokenRows | None:
+        """The rows of a tied head that learn now."""
+        if self._rows is None or not self.tied or not self._reads(self._rows[1]):
+            return None
+        return self._rows[0] if self._rows[0].learning else None
 
     def reading(self, as_read: AsRead) -> AbstractContextManager[None]:
         """Inside this block what stands in for a parameter is read as `as_read` says."""
@@ -126,7 +164,7 @@ class Hooks:
     @property
     def head_trained(self) -> bool:
         """Whether the output head is an adapter's now, and learns."""
-        head = getattr(self.model, "get_output_embeddings", lambda: None)()
+        head = _output(self.model)
         return head is not None and self._replaced.trained(head)
 
     @property
@@ -249,6 +287,10 @@ class Hooks:
         return type(site.module).forward(
             site.module, *map(moved, inputs), **{k: moved(v) for k, v in named.items()}
         )
+
+
+def _output(model: Any) -> Any:
+    return getattr(model, "get_output_embeddings", lambda: None)()
 
 
 ROWS = "extra_rows"

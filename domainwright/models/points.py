@@ -5,11 +5,13 @@
     block       the output of a block, after its last residual sum
     attention   the module that attends; extra key and value rows go there
     position    what turns positions into numbers: rotary angles, or a table
+    embedding   the table that tokens are looked up in; its rows may be learned (`token_rows`)
 
 A place that an architecture does not have is refused with the reason; nothing is guessed.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -125,7 +127,8 @@ class Site:
 
 
 def find_sites(model: nn.Module, linears: list[Linear]) -> list[Site]:
-    """Norms, blocks, attention modules and whatever reads positions, in the model's order."""
+    """Norms, blocks, attention, whatever reads positions, the embedding, in the model's order."""
+    embedding: Any = getattr(model, "get_input_embeddings", lambda: None)()
     blocks_path, blocks = _blocks(model)
     attending = {x.path.rpartition(".")[0] for x in linears if x.point in ("q", "qkv")}
     found = []
@@ -141,6 +144,8 @@ def find_sites(model: nn.Module, linears: list[Linear]) -> list[Site]:
             found.append(Site(path, block, "attention", module))
         elif not inside and tail in POSITIONS:
             found.append(Site(path, block, "position", module))
+        elif module is embedding:
+            found.append(Site(path, None, "embedding", module))
     return found
 
 

@@ -50,50 +50,58 @@ class Replaced:
         path, _, own_key = name.rpartition(".")
         # Not get_parameter: where another adapter stands, that gives the adapter's.
         own = self.model.get_submodule(path)._parameters[own_key]
+
+        def read(own: Tensor) -> Tensor:
+            mine = value if self._as_read is None else self._as_read(name, value, own)
+            return mine.to(own.dtype)
+
         for module in self.model.modules():
             for key, parameter in module._parameters.items():
                 if parameter is own:
-                    self._cover(module, key, value, owner, name)
+                    self.cover(module, key, owner, read)
+                    self._values[module, key] = value
 
-    def _cover(
-        self, module: nn.Module, key: str, value: nn.Parameter, owner: Any, name: str
+    def cover(
+        self, module: nn.Module, key: str, owner: Any, read: Callable[[Tensor], Tensor]
     ) -> None:
+        """Let one module read `read(its own)` for its parameter `key`, until `remove(owner)`.
+
+        Raises:
+            CapabilityError: another adapter stands there already.
+        """
         if (module, key) in self.owners:
             raise CapabilityError(
                 "Two adapters replace the same weights of one base.",
                 "detach the first one before the second is attached.",
             )
 
-        def read(self_: nn.Module) -> Tensor:
+        def now(self_: nn.Module) -> Tensor:
             own = self_._parameters[key]
             assert own is not None  # only parameters are covered
-            if not self.current(owner):
-                return own
-            mine = value if self._as_read is None else self._as_read(name, value, own)
-            return mine.to(own.dtype)
+            return read(own) if self.current(owner) else own
 
         kind = type(module)
         self._plain.setdefault(module, kind)
         # Its name stays: transformers looks some classes up by name.
-        covered = type(kind.__name__, (kind,), {key: property(read), "__module__": kind.__module__})
+        covered = type(kind.__name__, (kind,), {key: property(now), "__module__": kind.__module__})
         module.__class__ = covered
         self.owners[module, key] = owner
-        self._values[module, key] = value
 
     def remove(self, owner: Any) -> None:
         for module, key in [k for k, who in self.owners.items() if who is owner]:
-            del self.owners[module, key], self._values[module, key]
+            del self.owners[module, key]
+            self._values.pop((module, key), None)
             if not any(m is module for m, _ in self.owners):
                 module.__class__ = self._plain.pop(module)
 
     def acts_on(self) -> bool:
-        """Whether any replacement is read now."""
-        return any(self.current(owner) for owner in self.owners.values())
+        """Whether any whole parameter is replaced now."""
+        return any(self.current(self.owners[place]) for place in self._values)
 
     def trained(self, module: nn.Module) -> bool:
         """Whether a replacement that asks for a gradient is read now in one module."""
         return any(
-            self.current(owner) and self._values[found, key].requires_grad
-            for (found, key), owner in self.owners.items()
+            self.current(self.owners[found, key]) and value.requires_grad
+            for (found, key), value in self._values.items()
             if found is module
         )

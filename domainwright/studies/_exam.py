@@ -1,5 +1,6 @@
 """Asking the test items and measuring what was retained, each at most once a study."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -63,6 +64,24 @@ class Exam:
             rows: some of the test items. None: all.
         """
         rows = self.rows if rows is None else rows
+        parents = self.parents(name, prompting, adapter_hash, rows)
+        folder = self.folder / "trials" / name / part
+        if found := read_items(folder, parents, "items.jsonl") if self.resume else None:
+            return found
+        asking = Asking(
+            base=self.base,
+            task=self.task,
+            score=self.score,
+            new_tokens=self.new_tokens,
+            listen=self.listen,
+        )
+        prompt = self.prompters.get(prompting).prompt
+        return asking.answered(rows, prompt, folder, parents, name)
+
+    def parents(
+        self, name: str, prompting: str, adapter_hash: str, rows: Sequence[Row]
+    ) -> dict[str, str]:
+        """All that the answers of a strategy come from, by content hash."""
         parents = {
             "dataset": self.data.hash,
             "base": self.base.sha256,
@@ -82,19 +101,7 @@ class Exam:
             parents["adapter"] = adapter_hash
         if "documents" in PROMPTINGS.get(prompting).needs:
             parents |= {s.file: s.sha256 for s in self.data.sources if s.role == "documents"}
-        parents |= self.prompters.parents(prompting)
-        folder = self.folder / "trials" / name / part
-        if found := read_items(folder, parents, "items.jsonl") if self.resume else None:
-            return found
-        asking = Asking(
-            base=self.base,
-            task=self.task,
-            score=self.score,
-            new_tokens=self.new_tokens,
-            listen=self.listen,
-        )
-        prompt = self.prompters.get(prompting).prompt
-        return asking.answered(rows, prompt, folder, parents, name)
+        return parents | self.prompters.parents(prompting)
 
     def examples(self) -> list[Example]:
         """The first test items, as every strategy answered them."""

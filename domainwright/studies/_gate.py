@@ -40,6 +40,7 @@ from domainwright.models.encoder import Encoder, default_encoder
 from domainwright.models.tuned_encoder import encoder_hash
 from domainwright.prompting._sources import question_of
 from domainwright.studies.data import StudyData
+from domainwright.studies.refine.champion import read_champions, round_of
 from domainwright.studies.study import GateSettings, StudySettings
 
 GATE = "gate"
@@ -150,6 +151,40 @@ def load_gate(folder: Path) -> Gate:
     )
 
 
+def widened(
+    gate: Gate, rows: Sequence[Row], development: Sequence[Row], folder: Path, listen: Listener
+) -> Gate:
+    """The gate with further rows that an adapter learned, kept in `folder`.
+
+    Without them what was learned from new questions would not be asked about. The threshold is
+    fitted anew: with more rows every input is at least as near as before.
+
+    Args:
+        development: the rows on which the threshold is fitted.
+    """
+    inputs, watched = [input_of(row) for row in rows], [input_of(row) for row in development]
+    parents = {
+        "gate": gate.hash,
+        "encoder": encoder_hash(),
+        "learned": sha256_json([inputs, watched]),
+    }
+    if not _kept(folder, parents):
+        vectors_NE = np.concatenate([gate.vectors_NE, gate.encoder.encode(inputs, listen)])
+        _write(gate.settings, vectors_NE, watched, gate.encoder, folder, parents, listen)
+    return load_gate(folder)
+
+
+def gate_in_force(run: Path, own: str) -> Path:
+    """The gate that goes with the adapter in force: of the last round that widened it.
+
+    Args:
+        own: the run's own adapter, such as "trials/lora/adapter".
+    """
+    line = read_champions(run).lines.get(own, [])
+    made = [(run / name).parents[1] / GATE for name in reversed(line) if round_of(name)]
+    return next((folder for folder in made if folder.is_dir()), run / GATE)
+
+
 def gate_seconds(folder: Path) -> float:
     """What fitting the study's gate took."""
     told = json.loads((folder / GATE / SECONDS).read_text(encoding="utf-8"))
@@ -157,11 +192,14 @@ def gate_seconds(folder: Path) -> float:
 
 
 def _made(folder: Path, parents: dict[str, str]) -> bool:
+    return _kept(folder, parents) and (folder / SECONDS).is_file()
+
+
+def _kept(folder: Path, parents: dict[str, str]) -> bool:
     try:
-        found = bool(read_manifest(folder, GATE)["parents"] == parents)
+        return bool(read_manifest(folder, GATE)["parents"] == parents)
     except DataError:
         return False  # never made, or damaged: made anew
-    return found and (folder / SECONDS).is_file()
 
 
 def _fit(
@@ -178,9 +216,23 @@ def _fit(
             "raise data.development_share, or leave +gated out.",
         )
     vectors_NE = encoder.encode([input_of(row) for row in train], listen)
+    watched = [input_of(row) for row in development]
+    _write(wanted, vectors_NE, watched, encoder, target, parents, listen)
+
+
+def _write(
+    wanted: GateSettings,
+    vectors_NE: np.ndarray,
+    development: Sequence[str],
+    encoder: Encoder,
+    target: Path,
+    parents: dict[str, str],
+    listen: Listener,
+) -> None:
+    """Fit the threshold on the development inputs, and write the folder."""
     nearness_D = []
-    for number, row in enumerate(development, 1):
-        alone_E = encoder.encode([input_of(row)])[0]
+    for number, text in enumerate(development, 1):
+        alone_E = encoder.encode([text])[0]
         nearness_D.append(nearness(alone_E, vectors_NE, wanted.nearest))
         listen(Step("fit gate", number, len(development)))
     least = threshold(nearness_D, wanted.share)
@@ -191,7 +243,7 @@ def _fit(
     facts = {
         **as_mapping(wanted),
         "threshold": least,
-        "rows": len(train),
+        "rows": len(vectors_NE),
         "development": len(nearness_D),
         "development_passed": sum(x >= least for x in nearness_D),
         "dtype": str(encoder.model.dtype).removeprefix("torch."),

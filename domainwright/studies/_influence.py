@@ -115,15 +115,16 @@ class WarmUp:
         points = {layer.point for layer in base.hooks.linears}
         targets = tuple(p for p in ATTENTION if p in points) or ("all-linear",)
         settings = method.Settings(rank=wanted.rank, alpha=2.0 * wanted.rank, targets=targets)
+        batch = min(BATCH, len(lessons))
         job = Job(
             base=base,
             adapter=method.build(base, settings, seed),
             rows=lessons,
             development=(),
             general=(),
-            settings=TrainSettings(batch=min(BATCH, len(lessons)), replay=None),
+            settings=TrainSettings(batch=batch, replay=None),
             steps=wanted.epochs * math.ceil(len(lessons) / BATCH),
-            learning_rate=usual_rate("lora", base.parameters),
+            learning_rate=usual_rate("lora", base.parameters, batch),
             micro_tokens=MICRO_TOKENS,
             seed=seed,
             folder=Path(),

@@ -71,7 +71,7 @@ def race_of(
         count = size
     untried = [m for m in FAMILIES if m not in found and not any(m in x for x in out)]
     time = f" No time to try: {', '.join(untried)}." if untried else ""
-    field = candidates(base, list(found), count, steps)
+    field = candidates(base, list(found), count, steps, study.train.batch)
     note = (
         f"The search races {len(field)} candidates for {steps} of the {full} steps of "
         f"{study.train.epochs:g} epochs, so that the study fits into {study.budget.minutes:g} "
@@ -93,7 +93,8 @@ def probe_methods(
     kept, _ = preflight(base, rows.train, study.train)
     kept = with_tasks(kept, data.tasks)
     memory = study.budget.memory_gb
-    wish = wish_of(base, kept, rows.dev, general, study.train, study.seed, memory)
+    looked = data.looked_at(study.train)
+    wish = wish_of(base, kept, rows.dev, general, looked, study.seed, memory)
     measured = [*general, *data.to_ask]
     replay = planned_rows(base, study.train, measured, limit(base, study.train))
     wish = replace(wish, replay=replay, shares=data.shares)

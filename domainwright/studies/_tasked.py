@@ -49,7 +49,7 @@ def asked_by_task(name: str, number: int, exam: Exam, trainer: Trainer) -> list[
         rows = [r for r in exam.rows if (of_row[r.id] if of_row[r.id] in known else None) == task]
         if not rows:
             continue
-        tuned = _of(trainer, method, task, number)
+        tuned = adapter_of(trainer, method, task, number)
         part = f"{where}-{folder_of(task)}" if task is not None else f"{where}-of-no-task"
         with tuned.adapter.attached() if tuned else nullcontext():
             items = exam.ask(name, prompting, tuned.hash if tuned else "", part, rows)
@@ -60,7 +60,7 @@ def asked_by_task(name: str, number: int, exam: Exam, trainer: Trainer) -> list[
     return items
 
 
-def _of(trainer: Trainer, method: str, task: str | None, number: int) -> Tuned | None:
+def adapter_of(trainer: Trainer, method: str, task: str | None, number: int) -> Tuned | None:
     """The task's adapter; of no task the one of all tasks, or None for the base."""
     if task is not None:
         return trainer.of_task(method, task, number)

@@ -148,7 +148,7 @@ class Trainer:
         return replace(wanted, seed=self.study.seed + number)
 
     def _wanted(self, method: str, folder: Path, rate: float | None = None) -> Wanted:
-        study = self.study
+        study, settings = self.study, self.data.looked_at(self.study.train)
         if rate is None and self.search:
             rate = self.search.winner.learning_rate
         return Wanted(
@@ -158,7 +158,7 @@ class Trainer:
             development=self.data.lessons.dev,
             general=self.general,
             hidden=self.data.split.test,
-            settings=replace(study.train, learning_rate=rate) if rate else study.train,
+            settings=replace(settings, learning_rate=rate) if rate else settings,
             method_settings=study.methods.get(method, {}),
             steps=self.plan.steps,
             seed=study.seed,

@@ -20,12 +20,12 @@ from domainwright.models.tuned_encoder import load_tuned
 from domainwright.prompting._sources import PromptSettings, Sources
 from domainwright.studies._asked import as_asked, prompters_of
 from domainwright.studies._base import base_of
-from domainwright.studies._choice import strategies
+from domainwright.studies._choice import parts, strategies
 from domainwright.studies._crossfit import prepared, with_prompters
 from domainwright.studies._entities import kinds_of_run
 from domainwright.studies._folder import OF_RUN, STUDY_FILE, claim, ours
 from domainwright.studies._format import unit
-from domainwright.studies._gate import GATE, load_gate
+from domainwright.studies._gate import gate_in_force, load_gate
 from domainwright.studies._names import is_gated, is_tasked, stem
 from domainwright.studies._opened import open_adapter
 from domainwright.studies._retention_tasks import retention_tasks
@@ -352,7 +352,8 @@ def _load(study: StudySettings, folder: Path, strategy: str) -> Run:
                 tuned=lambda: load_tuned(folder / RETRIEVER),
             )
         )
-    gate = load_gate(folder / GATE) if is_gated(asked) else None
+    own = f"trials/{parts(asked)[0]}/adapter"
+    gate = load_gate(gate_in_force(folder, own)) if is_gated(asked) else None
     kinds = kinds_of_run(folder)
     adapters = {task: folder / place for task, place in apart.adapters.items()} if apart else {}
     return Run(base, adapter, prompter, study.prompting, asked, gate, kinds, adapters)

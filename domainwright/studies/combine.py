@@ -224,6 +224,12 @@ def _changes_of(adapter: Adapter) -> Changes:
     Raises:
         ConfigError: the mean of its parameters is not the mean of what it does.
     """
+    if isinstance(adapter, LoraAdapter) and adapter.token_rows is not None:
+        raise ConfigError(
+            "A run with `lora.tokens` cannot be combined: rows of the embedding that stand in for "
+            "the base's are no sum of changes.",
+            "combine runs of lora without `tokens`.",
+        )
     if isinstance(adapter, LoraAdapter) and adapter.method == "lora":
         found = {}
         for layer, change in adapter.changes():

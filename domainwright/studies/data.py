@@ -36,6 +36,7 @@ from domainwright.studies._labels import label_notes, labels_asked
 from domainwright.studies._shape import mixed, shape, tasks_of
 from domainwright.studies.records import Data, Source
 from domainwright.studies.study import DataSettings, StudySettings
+from domainwright.train.settings import TrainSettings
 
 TASK_OF = {Chat: "answers", Choice: "choices", Extraction: "entities", Text: "texts"}
 WRITTEN = ("answers", "entities")
@@ -83,6 +84,11 @@ class StudyData:
         if self.crossfit and not rows.dev:
             return replace(rows, dev=rows.train)
         return rows
+
+    def looked_at(self, settings: TrainSettings) -> TrainSettings:
+        """Where no row is spared no state is chosen: a run is looked at once, at its end."""
+        alone = self.crossfit and not self.split.dev and settings.checks is None
+        return replace(settings, checks=1) if alone else settings
 
     @property
     def to_ask(self) -> list[Row]:

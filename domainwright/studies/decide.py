@@ -23,7 +23,7 @@ from domainwright.evaluate.tasks import TASKS
 from domainwright.maths.crossfit import shared_rows
 from domainwright.maths.significance import detectable
 from domainwright.models.base import Base
-from domainwright.studies import _tasked, sequence, transfer
+from domainwright.studies import _tasked, coherence, sequence, transfer
 from domainwright.studies._asked import TUNED
 from domainwright.studies._base import base_of
 from domainwright.studies._choice import (
@@ -49,6 +49,7 @@ from domainwright.studies._repeats import trainings
 from domainwright.studies._retention_tasks import retention_tasks
 from domainwright.studies._retriever import RETRIEVER
 from domainwright.studies._training import Trainer
+from domainwright.studies._turns import OverTurns
 from domainwright.studies._written import write_study
 from domainwright.studies.by_task import by_task
 from domainwright.studies.confusion import answered, check_labels
@@ -157,6 +158,7 @@ class _Study:
         before = self.exam.retained("base", nullcontext())
         gate = gate_of(study, self.data, self.folder, self.listen)
         self.gated = GatedTrials(self.exam, self.trainer, before, gate)
+        self.turns = OverTurns(self.sitting, gate)
         if self.workers and not self.plan.candidates:
             self.sitting.ahead(of_all_tasks(names, study.apart.begin))
             self.listen.made_ahead()
@@ -166,13 +168,13 @@ class _Study:
             if self.plan.candidates and parts(name)[0]:
                 name = name.replace(STAND_IN, self.trainer.winner())
             self.listen.start(len(results), name)
-            results.append(self._trial(name, before))
+            results.append(self._measured(name, before))
             self.listen.finish(results[-1], self.score)
         if study.strategies == ("auto",) and not folds:
             for name in self.gated.further(results, study.max_forgetting):
                 self.listen.add(name)
                 self.listen.start(len(results), name)
-                results.append(self._trial(name, before))
+                results.append(self._measured(name, before))
                 self.listen.finish(results[-1], self.score)
         return self._verdict([*results, *skipped], before, expected)
 
@@ -219,6 +221,12 @@ class _Study:
         )
         write_json(path, asdict(plan))
         return plan
+
+    def _measured(self, name: str, before: Retained) -> StrategyResult:
+        """One strategy's trial, then its conversations turn by turn."""
+        result = self._trial(name, before)
+        self.turns.measure(result)
+        return result
 
     def _trial(self, name: str, before: Retained) -> StrategyResult:
         """One strategy, measured or read back."""
@@ -274,12 +282,10 @@ class _Study:
         return runs
 
     def _verdict(self, results: list[StrategyResult], before: Retained, expected: float) -> Verdict:
-        study, base = self.study, self.base
+        study, base, limit = self.study, self.base, self.study.max_forgetting
         differences = compare(self.exam.items)
         results = [replace(r, difference=differences.get(r.name)) for r in results]
-        advice = recommend(
-            results, self.exam.items, score=self.score, max_forgetting=study.max_forgetting
-        )
+        advice = recommend(results, self.exam.items, score=self.score, max_forgetting=limit)
         curve = self.trainer.curve(results, advice.strategy)
         more = [*told(results), *_tasked.told(results, self.score)] + (
             [curve.advice] if curve else []
@@ -289,25 +295,17 @@ class _Study:
         more += [*([helped] if helped else []), *(transfer.advice(moved) if moved else [])]
         in_turn = self.trainer.sequence(results, advice.strategy)
         more += sequence.advice(in_turn) if in_turn else []
+        more += coherence.advice(self.turns.found, advice.strategy, self.score)
         more += [*self.plan.notes, *self.data.notes]
         data = self._data(expected, advice.strategy)
         winner = next(r for r in results if r.name == advice.strategy)
         if data.folds and winner.adapter:
             more = [not_itself(data, winner.name), *more]
         advice = replace(advice, reasons=[*advice.reasons, *more])
-        priced = costs(
-            results,
-            study.prices,
-            data,
-            gigabytes=self._gigabytes(results),
-            max_forgetting=study.max_forgetting,
-        )
+        stored = self._gigabytes(results)
+        priced = costs(results, study.prices, data, gigabytes=stored, max_forgetting=limit)
         changes = would_change(
-            results,
-            advice,
-            score=self.score,
-            tested=data.tested,
-            max_forgetting=study.max_forgetting,
+            results, advice, score=self.score, tested=data.tested, max_forgetting=limit
         )
         verdict = Verdict(
             name=study.name or "study",
@@ -327,7 +325,7 @@ class _Study:
             seed=study.seed,
             task=self.data.task,
             score=self.score,
-            max_forgetting=study.max_forgetting,
+            max_forgetting=limit,
             data=data,
             strategies=results,
             recommendation=replace(advice, would_change=changes),
@@ -337,6 +335,7 @@ class _Study:
             costs=priced,
             learning_curve=curve,
             tasks=by_task(self.exam.items, self.data.tasks),
+            turns=self.turns.found,
             transfer=moved,
             in_sequence=in_turn,
             inflation=inflation(self.exam.items, REFERENCE, self.data.given_away),

@@ -20,7 +20,7 @@ from domainwright.studies._choice import parts
 from domainwright.studies._facts import measured
 from domainwright.studies._folder import STUDY_FILE
 from domainwright.studies._format import fixed
-from domainwright.studies._gate import FILE, GATE
+from domainwright.studies._gate import FILE, GATE, gate_in_force
 from domainwright.studies.api import Run, load_run
 from domainwright.studies.records import StrategyResult, read_verdict
 from domainwright.studies.refine.champion import in_force
@@ -155,8 +155,9 @@ def _write_gate(run: Path, output: Path) -> None:
     if (said := without_gate(run)) is None:
         return
     (output / GATE).mkdir()
+    gate = gate_in_force(run, f"trials/{trained_method(run)}/adapter")
     for name in (FILE, MANIFEST):
-        shutil.copyfile(run / GATE / name, output / GATE / name)
+        shutil.copyfile(gate / name, output / GATE / name)
     (output / GATE / "README.md").write_text(f"{said}\n", encoding="utf-8")
 
 

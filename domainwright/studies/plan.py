@@ -8,19 +8,14 @@ The rates, the predictions and what was shortened are part of the verdict. Setti
 study gives are never changed.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-import torch
-
 from domainwright.core.errors import CapabilityError
 from domainwright.core.records import Chat, Choice, Row, Text
-from domainwright.infer.generate import answer
 from domainwright.models.base import Base
 from domainwright.models.encoder import MAX_TOKENS
-from domainwright.models.flat import flatten
 from domainwright.models.forms import encode_rows
 from domainwright.studies._asked import TUNED
 from domainwright.studies._choice import parts, prompted, runs_a_method
@@ -29,7 +24,9 @@ from domainwright.studies._names import is_gated, is_tasked, ungated
 from domainwright.studies._probes import Probed, probe_methods, race_of, searches, step_seconds
 from domainwright.studies._repeats import affordable_seeds, told_of_folds, trainings
 from domainwright.studies._retriever import tuning_tokens
+from domainwright.studies._speeds import rates
 from domainwright.studies._watched import limit
+from domainwright.studies.coherence import further
 from domainwright.studies.data import WRITTEN, StudyData
 from domainwright.studies.records import Candidate
 from domainwright.studies.search import ALLOWANCE
@@ -48,6 +45,8 @@ SHORT = ("zero_shot", "instructed")
 ANSWER_TOKENS = 128
 ASK_SHARE, TRAIN_SHARE = 0.45, 0.45
 """Shares of the budget that is left after retention, checks and search; the rest reads data."""
+LATE = 1.2
+"""A plan this many times over the budget says so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,32 +128,30 @@ def make_plan(
         retention_tokens: of further tasks on which forgetting is measured.
 
     Raises:
-        DataError: a pre-flight check of training fails.
+        ConfigError, DataError: turns are asked for where there are none; training cannot begin.
     """
     train, folds, answers = data.split.train, len(data.folds), data.task in WRITTEN
     methods = list(dict.fromkeys(m for s in strategies if (m := parts(s)[0])))
     # First: the probes of memory must not begin where those of writing left it.
     probed = probe_methods(study, base, data, methods, general) if methods else {}
-    longest = limit(base, study.train)
-    encoded = [r for r in encode_rows(base.template, train[:400], longest) if not r.cut]
-    mean_tokens = sum(len(r.ids) for r in encoded) / max(1, len(encoded))
-    chats = [r for r in train[:400] if isinstance(r, Chat)]
-    new_tokens = study.evaluate.new_tokens or (answer_tokens(base, chats) if answers else 0)
-    read, write = _rates(base, [r.ids for r in encoded[:24]], answers)
+    mean_tokens, documents = _documents(study, base, train[:400])
+    new_tokens = study.evaluate.new_tokens or (answer_tokens(base, train[:400]) if answers else 0)
+    read, write = rates(base, documents[:24], answers)
     retention = (RETENTION_TOKENS + retention_tokens) / read
     looks = sum(decide(base, *probed[m][:2], 1, probed[m][2]).check_seconds for m in methods)
     writing = _writing_seconds(study, read, write) if methods else 0.0
     aside = spent + writing + _searching_seconds(strategies, data, mean_tokens, read)
+    written = new_tokens / write if write else 0.0
+    once = {s: _item_seconds(s, study, train, mean_tokens, read) + written for s in strategies}
     fixed = aside + (1 + len(methods)) * retention + trainings(1, folds) * looks
+    fixed += further(study, data, study.evaluate.items or MOST_ITEMS)[0] * sum(once.values())
     budget = study.budget.minutes * 60
     left = max(0.5 * budget, budget - fixed)
-    once = {
-        s: _item_seconds(s, study, train, mean_tokens, read) + (new_tokens / write if write else 0)
-        for s in strategies
-    }
     seeds = study.seeds or _seeds(study, base, data, probed, left, looks, strategies, once)
     per_item = {s: _asked(s, strategies, seeds) * seconds for s, seconds in once.items()}
     items, notes = _items(study, len(data.to_ask), left, sum(per_item.values()), folds)
+    turns, untold = further(study, data, items)
+    asking = {s: per_item[s] * items + once[s] * turns for s in strategies}
     share = left / trainings(seeds, folds) / runs_a_method(strategies, study.apart.begin)
     steps, more = _steps(study, base, len(train), share, probed)
     field: tuple[Candidate, ...] = ()
@@ -167,7 +164,9 @@ def make_plan(
             probed = probed | race.probed
     runs = {m: decide(base, x[0], x[1], steps, x[2]) for m, x in probed.items()}
     times = _runs_in(field) - 1 + trainings(seeds, folds)
-    planned = _strategies(study, data, strategies, runs, per_item, items, retention, times)
+    planned = _strategies(study, data, strategies, runs, asking, retention, times)
+    minutes = sum(s.minutes for s in planned) + (aside + retention) / 60
+    told = told_of_folds(data, seeds, methods, searches(study))
     return Plan(
         items=items,
         new_tokens=new_tokens,
@@ -179,9 +178,29 @@ def make_plan(
         strategies=planned,
         candidates=field,
         runs=tuple(MethodPlan(method=m, run=run) for m, run in runs.items()),
-        minutes=sum(s.minutes for s in planned) + (aside + retention) / 60,
-        notes=(*told_of_folds(data, seeds, methods, searches(study)), *notes, *more),
+        minutes=minutes,
+        notes=(*told, *notes, *untold, *more, *_over(study, minutes)),
     )
+
+
+def _over(study: StudySettings, minutes: float) -> list[str]:
+    """What is said of a study for which the budget is too small."""
+    budget = study.budget.minutes
+    if minutes <= LATE * budget:
+        return []
+    return [
+        f"It is expected to take {minutes:.0f} minutes, and the budget is {budget:g}: ask fewer "
+        "strategies, or items (evaluate.items), or give it more."
+    ]
+
+
+def _documents(
+    study: StudySettings, base: Base, rows: Sequence[Row]
+) -> tuple[float, list[list[int]]]:
+    """(mean tokens of a row, the rows as tokens), without those that are cut."""
+    encoded = encode_rows(base.template, rows, limit(base, study.train))
+    documents = [r.ids for r in encoded if not r.cut]
+    return sum(map(len, documents)) / max(1, len(documents)), documents
 
 
 def _seeds(
@@ -320,14 +339,14 @@ def _strategies(
     data: StudyData,
     names: Sequence[str],
     runs: dict[str, Fit],
-    per_item: dict[str, float],
-    items: int,
+    asking: Mapping[str, float],
     retention: float,
     share: float,
 ) -> tuple[StrategyPlan, ...]:
     """One prediction each; an adapter that two share is trained with the first.
 
     Args:
+        asking: seconds of a strategy's answers.
         share: training of a method's strategies, in whole runs: more than 1 with a search.
     """
     # The looks of a race are reckoned as one run's; each run in folds has its own.
@@ -349,7 +368,7 @@ def _strategies(
         found.append(
             StrategyPlan(
                 name=name,
-                ask_minutes=per_item[name] * items / 60,
+                ask_minutes=asking[name] / 60,
                 train_minutes=train / 60,
                 check_minutes=check / 60,
                 run=run,
@@ -358,36 +377,11 @@ def _strategies(
     return tuple(found)
 
 
-def answer_tokens(base: Base, rows: Sequence[Chat]) -> int:
+def answer_tokens(base: Base, rows: Sequence[Row]) -> int:
     """Tokens that 95 % of the answers fit into and half as many more, at most ANSWER_TOKENS.
 
     A model that has not seen the house style needs more words for the same facts.
     """
-    lengths = sorted(len(base.template.tokens(row.answer)) + 1 for row in rows)
+    chats = [row for row in rows if isinstance(row, Chat)]
+    lengths = sorted(len(base.template.tokens(row.answer)) + 1 for row in chats)
     return max(16, min(ANSWER_TOKENS, round(1.5 * lengths[int(0.95 * (len(lengths) - 1))])))
-
-
-@torch.no_grad()
-def _rates(base: Base, documents: list[list[int]], writes: bool) -> tuple[float, float]:
-    """(tokens read per second, tokens written per second in a full batch)."""
-    flat = flatten([d[:256] for d in documents], base.device)
-    base.hidden(flat)  # the first pass pays for page faults
-    begun = time.perf_counter()
-    base.hidden(flat)
-    read = flat.tokens / (time.perf_counter() - begun)
-    if not writes:
-        return read, 0.0
-    prompts = [d[:64] for d in (documents * 32)[:32]]
-    few, few_seconds = _timed_answers(base, prompts, 2)
-    more, more_seconds = _timed_answers(base, prompts, 14)
-    # The difference of two lengths: reading the prompts and starting up fall out of it. Answers
-    # that end early make both equal; a write rate of a quarter of the read rate is then near.
-    if more - few < len(prompts) or more_seconds <= few_seconds:
-        return read, read / 4
-    return read, (more - few) / (more_seconds - few_seconds)
-
-
-def _timed_answers(base: Base, prompts: list[list[int]], new_tokens: int) -> tuple[int, float]:
-    begun = time.perf_counter()
-    answers = answer(base, prompts, new_tokens=new_tokens)
-    return sum(len(a.ids) for a in answers), time.perf_counter() - begun

@@ -45,7 +45,7 @@ def find_rate(
     settings = replace(settings, train=replace(settings.train, replay=None))
     with tempfile.TemporaryDirectory() as temporary:
         wanted = wanted_of(settings, method, Path(temporary), listen)
-        usual = usual_rate(method, wanted.base.parameters)
+        usual = usual_rate(method, wanted.base.parameters, settings.train.batch)
         low, high = low or usual / SPAN, high or usual * SPAN
         if not 0 < low < high:
             raise ConfigError(

@@ -12,7 +12,7 @@ from domainwright.studies.entities import EntityScore
 from domainwright.studies.gating import Gating
 from domainwright.studies.inflation import Inflation
 from domainwright.studies.prices import PriceSettings
-from domainwright.studies.task_records import InSequence, TaskScore, Transfer
+from domainwright.studies.task_records import Coherence, InSequence, TaskScore, Transfer
 
 SCHEMA = 1
 """Version of verdict.json."""
@@ -332,6 +332,8 @@ class Verdict:
     """None: not asked for, or too few rows."""
     tasks: list[TaskScore] = field(default_factory=list)
     """Scores task by task, where the test items are of several."""
+    turns: list[Coherence] = field(default_factory=list)
+    """Strategies over the turns of conversations, where test items have several."""
     transfer: Transfer | None = None
     """None: not asked for, or fewer than two tasks."""
     in_sequence: InSequence | None = None

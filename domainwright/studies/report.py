@@ -27,6 +27,7 @@ from domainwright.studies._curves import by_rows, by_stage, curves
 from domainwright.studies._maps import maps
 from domainwright.studies._pareto import dominated
 from domainwright.studies._svg import MARKS
+from domainwright.studies.coherence import loops
 from domainwright.studies.records import Candidate, Data, Source, StrategyResult, Verdict
 
 OPEN_TO_PRINT = (
@@ -58,6 +59,7 @@ def render(verdict: Verdict) -> str:
             facts=_facts,
             marks=MARKS,
             long=LONG,
+            loops=loops,
             unit=_format.unit(verdict.score),
             results=results,
             decisions={_facts.decision(x) for x in results},

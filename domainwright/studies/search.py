@@ -78,11 +78,19 @@ def size_of_race(
     return 1, given or min(full, int(affordable))
 
 
-def candidates(base: Base, methods: Sequence[str], count: int, steps: int) -> tuple[Candidate, ...]:
-    """At most `count` of them: methods at their usual rate, each at three from nine on."""
+def candidates(
+    base: Base, methods: Sequence[str], count: int, steps: int, batch: int
+) -> tuple[Candidate, ...]:
+    """At most `count` of them: methods at their usual rate, each at three from nine on.
+
+    Args:
+        batch: documents a step.
+    """
     factors = FACTORS if count >= 9 else FACTORS[:1]
     return tuple(
-        Candidate(method=m, learning_rate=_round(f * usual_rate(m, base.parameters)), of=steps)
+        Candidate(
+            method=m, learning_rate=_round(f * usual_rate(m, base.parameters, batch)), of=steps
+        )
         for m in methods[: count // len(factors)]
         for f in factors
     )

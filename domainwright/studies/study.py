@@ -111,6 +111,9 @@ class EvaluateSettings:
     sequence: tuple[str, ...] = ()
     """Also train the best method on these tasks one after the other, in this order, to say what is
     lost on the way and what helps the next. Costs a run."""
+    turns: bool | Literal["auto"] = "auto"
+    """Also ask conversations turn by turn, after the strategy's own replies. "auto": some of them,
+    where enough test items have several turns; see `coherence`."""
     retention: tuple[str | dict, ...] = ()
     """Further general text or choice files on which forgetting is measured."""
     retention_tasks: tuple[str | TaskSettings, ...] = ()

@@ -1,4 +1,4 @@
-"""The parts of a verdict that speak of several tasks."""
+"""The parts of a verdict that speak of several tasks, or of several turns."""
 
 from dataclasses import dataclass, field
 
@@ -56,3 +56,37 @@ class InSequence:
     """Above 0: earlier tasks take that much off the loss of those not yet learned."""
     failed: str = ""
     """Which stage failed, and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnScore:
+    """One strategy at one turn."""
+
+    turn: int
+    """From 1."""
+    items: int
+    """Conversations that have so many turns."""
+    own: Interval
+    """Score after its own earlier replies."""
+    file: Interval
+    """After the file's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coherence:
+    """One strategy over the turns of conversations, of the first training seed."""
+
+    strategy: str
+    conversations: int
+    """Asked turn by turn."""
+    turns: list[TurnScore] = field(default_factory=list)
+    cost: Interval | None = None
+    """Of the last turn: after its own replies, less after the file's."""
+    later: int = 0
+    """Replies behind the first of their conversation."""
+    repeated: int = 0
+    """Of them those that say word for word what it has said before."""
+    repeated_in_file: int = 0
+    """The same count of the file's replies."""
+    failed: str = ""
+    """Why it could not be asked."""

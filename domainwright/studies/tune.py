@@ -13,7 +13,9 @@ from domainwright.core.progress import Listener, quiet
 from domainwright.core.records import Row, SetAside, Text
 from domainwright.methods import METHODS, usual_rate
 from domainwright.methods._adapter import Adapter
+from domainwright.methods._continued import go_on
 from domainwright.methods._head import HeadedAdapter
+from domainwright.methods.lora import LoraAdapter
 from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow
 from domainwright.studies._labels import HeadLabels, encoded_rows, labels_of
@@ -21,6 +23,7 @@ from domainwright.studies._opened import open_adapter
 from domainwright.studies._replay import replay_rows
 from domainwright.studies._watched import general_rows, limit, watched_rows
 from domainwright.studies.records import Planned, Training
+from domainwright.studies.refine.champion import answering
 from domainwright.train import loop
 from domainwright.train.checkpoint import disk_errors
 from domainwright.train.fit import Fit, Wish, fit
@@ -140,7 +143,7 @@ def begin(wanted: Wanted, resume: bool, listen: Listener) -> Begun:
     kind = METHODS.get(method)
     labels = labels_of([*wanted.rows, *wanted.development], settings)
     adapter = (
-        open_adapter(base, wanted.begin)
+        gone_on(base, method, wanted.method_settings, wanted.begin, seed, labels)
         if wanted.begin
         else build(base, method, wanted.method_settings, seed, labels)
     )
@@ -164,7 +167,8 @@ def begin(wanted: Wanted, resume: bool, listen: Listener) -> Begun:
     chosen = {
         **as_mapping(settings),
         "steps": total,
-        "learning_rate": settings.learning_rate or usual_rate(method, base.parameters),
+        "learning_rate": settings.learning_rate
+        or usual_rate(method, base.parameters, settings.batch),
         "micro_tokens": found.micro_tokens,
         "gradient_checkpointing": found.gradient_checkpointing,
         "method": f"{method}@{kind.version}",
@@ -193,6 +197,8 @@ def _taught(
     base, settings, distil = wanted.base, wanted.settings, wanted.settings.distil
     if distil is None:
         return *preflight(base, wanted.rows, settings), wanted.parents
+    if distil.teacher:
+        distil = replace(distil, teacher=answering(distil.teacher))
     folder = wanted.lessons or wanted.folder / "lessons"
     if distil.learn == "sequences":
         rows, unanswered, said = dictated(base, wanted.rows, distil, folder, listen)
@@ -250,6 +256,32 @@ def build(
     settings = from_mapping(kind.Settings, method_settings, f"methods {method}")
     adapter: Adapter = kind.build(base, settings, seed)
     return adapter if labels is None else HeadedAdapter(adapter, *labels)
+
+
+def gone_on(
+    base: Base,
+    method: str,
+    method_settings: dict[str, Any],
+    folder: Path,
+    seed: int = 0,
+    labels: HeadLabels | None = None,
+) -> Adapter:
+    """The adapter in `folder` to be trained further, not attached; its `past` stays as it is.
+
+    Raises:
+        ConfigError: a folder of its past is gone.
+        DataError: it is damaged, of another base, or its past is another one.
+    """
+    opened = open_adapter(base, folder)
+    if not method_settings.get("past"):
+        return opened
+    fresh = build(base, method, method_settings, seed, labels)
+    if isinstance(fresh, HeadedAdapter) and isinstance(opened, HeadedAdapter):
+        fresh.head.load_state_dict(opened.head.state_dict())
+    inner, other = (x.inner if isinstance(x, HeadedAdapter) else x for x in (fresh, opened))
+    assert isinstance(inner, LoraAdapter) and isinstance(other, LoraAdapter)
+    go_on(inner, other, folder)
+    return fresh
 
 
 def wish_of(

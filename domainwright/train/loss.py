@@ -25,6 +25,7 @@ from domainwright.models.flat import Flat, flatten
 from domainwright.models.forms import TrainRow
 from domainwright.models.kernels import cross_entropy
 from domainwright.models.lesson import Lesson, joined
+from domainwright.models.token_rows import TokenRows
 from domainwright.models.tree import grow
 from domainwright.train.distillation import BlendedLoss, blended
 from domainwright.train.order import micro_batches
@@ -165,7 +166,9 @@ def summed_loss_of(
 
 def at_places(states_MD: Tensor, places_N: Tensor) -> Tensor:
     """The states (N, D) of every target; nothing is copied where each has one of its own."""
-    if torch.equal(places_N, torch.arange(len(places_N), device=places_N.device)):
+    if len(states_MD) == len(places_N) and torch.equal(
+        places_N, torch.arange(len(places_N), device=places_N.device)
+    ):
         return states_MD
     return states_MD[places_N]
 
@@ -235,8 +238,11 @@ def _head_losses(
     if lesson is None:  # rows that fill the grid, after the last owner's
         hidden_ND = functional.pad(hidden_ND, (0, 0, 0, -count % base.grid))
         labels_N = functional.pad(labels_N, (0, -count % base.grid))
+    rows = base.hooks.head_rows
+    values = None if rows is None else rows.values_nD
+    asked = labels_N, lesson, owners, count, rows
     losses: Tensor = _HeadLoss.apply(
-        hidden_ND, head.weight, getattr(head, "bias", None), labels_N, lesson, owners, count
+        hidden_ND, head.weight, getattr(head, "bias", None), values, *asked
     )
     return losses
 
@@ -248,13 +254,17 @@ class _HeadLoss(torch.autograd.Function):
         hidden_ND: Tensor,
         head_VD: Tensor,
         bias_V: Tensor | None,
+        values_nD: Tensor | None,
         labels_N: Tensor,
         lesson: Lesson | None,
         owners: int,
         count: int,
+        learned: TokenRows | None,
     ) -> Tensor:
-        wants_gradient = hidden_ND.requires_grad
+        # What of the head learns is `values_nD` alone: its weight itself has no gradient here.
+        wants_gradient = hidden_ND.requires_grad or values_nD is not None
         gradient_ND = torch.empty_like(hidden_ND) if wants_gradient else None
+        pulled_nD = None if values_nD is None else torch.zeros_like(values_nD)
         losses_N = torch.empty(len(hidden_ND), dtype=torch.float32, device=hidden_ND.device)
         for start in range(0, len(hidden_ND), BLOCK):
             rows = slice(start, start + BLOCK)
@@ -267,15 +277,21 @@ class _HeadLoss(torch.autograd.Function):
                 )
             if gradient_ND is not None:
                 torch.mm(logits, head_VD, out=gradient_ND[rows])
-        ctx.save_for_backward(gradient_ND)
+            if pulled_nD is not None and learned is not None:
+                pulled_nD += learned.pulled(
+                    logits[: count - start], hidden_ND[rows][: count - start]
+                )
+        ctx.save_for_backward(gradient_ND, pulled_nD)
         ctx.count = count
         return losses_N[:count].view(owners, -1).sum(1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient_ND,) = ctx.saved_tensors
+        gradient_ND, pulled_nD = ctx.saved_tensors
+        # Learned rows share no batch, so where there are some there is one owner.
+        pull_nD = None if pulled_nD is None else pulled_nD * grad[0]
         # A factor without dimensions each: it widens no bfloat16, and is not rounded to one.
         parts = gradient_ND[: ctx.count].chunk(len(grad))
         scaled = [part * own for part, own in zip(parts, grad, strict=True)]
         whole_ND = functional.pad(torch.cat(scaled), (0, 0, 0, len(gradient_ND) - ctx.count))
-        return whole_ND.to(gradient_ND.dtype), None, None, None, None, None, None
+        return whole_ND.to(gradient_ND.dtype), None, None, pull_nD, *[None] * 5

@@ -30,6 +30,7 @@ from torch.nn import functional
 from domainwright.models.base import Base
 from domainwright.models.flat import Flat
 from domainwright.models.forms import TrainRow
+from domainwright.models.token_rows import TokenRows
 from domainwright.train import loss as loss_head
 from domainwright.train.loss import Batch, at_places, batch_of
 
@@ -101,9 +102,14 @@ def shaped_loss(base: Base, read: Shaped, shape: Shape) -> tuple[Tensor, Tensor]
         functional.pad(read.weights_N, (0, more)),
         says,
     )
-    head = base.model.get_output_embeddings()
+    head, rows = base.model.get_output_embeddings(), base.hooks.head_rows
     found = _Loss.apply(
-        functional.pad(states, (0, 0, 0, more)), head.weight, getattr(head, "bias", None), asked
+        functional.pad(states, (0, 0, 0, more)),
+        head.weight,
+        getattr(head, "bias", None),
+        asked,
+        None if rows is None else rows.values_nD,
+        rows,
     )
     return found
 
@@ -183,10 +189,17 @@ def _agree(logs: list[Tensor], pulls: list[Tensor], strength: float) -> Tensor:
 class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, given: Tensor, head_VD: Tensor | None, bias_V: Tensor | None, asked: _Asked
+        ctx: Any,
+        given: Tensor,
+        head_VD: Tensor | None,
+        bias_V: Tensor | None,
+        asked: _Asked,
+        values_nD: Tensor | None = None,
+        learned: TokenRows | None = None,
     ) -> tuple[Tensor, Tensor]:
         """`given`: states (C, N, D), or without a head the logits (C, N, V) themselves."""
         gradient = torch.empty_like(given)
+        pulled_nD = None if values_nD is None else torch.zeros_like(values_nD)
         parts = torch.zeros(3, device=given.device)
         for start in range(0, given.shape[1], loss_head.BLOCK):
             rows = slice(start, start + loss_head.BLOCK)
@@ -198,12 +211,16 @@ class _Loss(torch.autograd.Function):
             parts += asked.parts(logits, rows)
             for one, pull_BV in zip(gradient, logits, strict=True):
                 one[rows] = pull_BV if head_VD is None else pull_BV @ head_VD
-        ctx.save_for_backward(gradient)
+            if pulled_nD is not None and learned is not None:
+                for pull_BV, states_BD in zip(logits, block, strict=True):
+                    pulled_nD += learned.pulled(pull_BV, states_BD)
+        ctx.save_for_backward(gradient, pulled_nD)
         ctx.mark_non_differentiable(parts)
         shape = asked.shape
         return parts[0] + shape.anchor * parts[1] + shape.agreement * parts[2], parts
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * grads[0], None, None, None
+        gradient, pulled_nD = ctx.saved_tensors
+        pull_nD = None if pulled_nD is None else pulled_nD * grads[0]
+        return gradient * grads[0], None, None, None, pull_nD, None

@@ -180,8 +180,8 @@ class Together(InTurn):
             return False
         if run not in self._able:
             self.stage.put(adapter)
-            replaces = any(True for _ in adapter.replacements())
-            alone = replaces or base.hooks.dropping or base.hooks.head is not None
+            replaces = any(True for _ in adapter.replacements()) or adapter.learned_rows()
+            alone = bool(replaces) or base.hooks.dropping or base.hooks.head is not None
             self._able[run] = base.plain_head and not alone
         return self._able[run]
 

@@ -108,7 +108,6 @@ def test_pefts_ways_of_naming_layers(settings, layers, tmp_path):
         {"target_modules": ["q_proj", "embed_tokens"]},
         {"init_lora_weights": "pissa"},
         {"init_lora_weights": "olora"},
-        {"trainable_token_indices": [5]},
         {"layer_replication": [[0, 2], [1, 2]]},
     ],
     ids=str,

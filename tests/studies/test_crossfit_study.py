@@ -14,6 +14,7 @@ from domainwright.evaluate.records import Item, Mark
 from domainwright.maths.bootstrap import interval
 from domainwright.maths.crossfit import crossfitted
 from domainwright.studies import _crossfit
+from domainwright.studies._crossfit import prepared
 from domainwright.studies._few import folds_for
 from domainwright.studies.api import decide, load_run, plan
 from domainwright.studies.card import model_card
@@ -22,6 +23,7 @@ from domainwright.studies.refine.rounds import refine
 from domainwright.studies.report import render
 from domainwright.studies.study import read_study
 from domainwright.studies.tune import tune
+from domainwright.train.settings import TrainSettings
 from tests.studies import world
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -197,6 +199,21 @@ def test_the_plan_counts_every_training(tmp_path, base):
     assert four.train_minutes == pytest.approx(4 * four.run.train_seconds / 60)
     assert ten.train_minutes == pytest.approx(10 * ten.run.train_seconds / 60)
     assert one.train_minutes == pytest.approx(one.run.train_seconds / 60)
+
+
+def test_a_run_in_folds_is_looked_at_once(tmp_path, base, made):
+    """No state of it is chosen, and five looks at general text cost more than ten steps."""
+    data = prepared(read_study(few_file(tmp_path, base)), tmp_path / "run")
+    for one in (data, *data.folds):
+        assert one.looked_at(TrainSettings()).checks == 1
+        assert one.looked_at(TrainSettings(checks=4)).checks == 4
+    watched = replace(data, split=replace(data.split, dev=data.split.train[:2]))
+    assert watched.looked_at(TrainSettings()).checks is None
+    lines = (made.folder / "folds/1/trials/lora/metrics.jsonl").read_text().splitlines()
+    history = [json.loads(line) for line in lines]
+    looks = [line["step"] for line in history if "development_loss" in line]
+    asked = made.verdict.study["train"]["checks"]
+    assert looks == [0, history[-1]["step"]] if asked is None else len(looks) == asked + 1
 
 
 def test_seeds_left_open_are_as_many_as_there_is_time_for(tmp_path, base):

@@ -124,6 +124,12 @@ def test_a_short_budget_shortens_and_says_so(study):
     assert roomy.steps >= found.steps and not roomy.notes
 
 
+def test_a_budget_that_is_far_too_small_is_said_to_be(study):
+    (said,) = [x for x in plan(study, "budget.minutes=0.001").notes if "expected" in x]
+    assert "and the budget is 0.001: ask fewer strategies" in said
+    assert not [x for x in plan(study, "budget.minutes=600").notes if "expected" in x]
+
+
 def test_the_table_tells_all_of_it(study):
     found = plan(study)
     heading, rows = plan_rows(found)

@@ -18,7 +18,7 @@ from domainwright.train.loss import losses_of_rows
 
 SIZES = (50, 200, 1000)
 """Training documents."""
-PREFIX, P = 1e-2, 20
+PREFIX, P = 0.3, 20
 STARTS = ("normal", "zero", "statistics", "text")
 
 

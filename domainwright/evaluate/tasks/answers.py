@@ -7,7 +7,7 @@ from domainwright.core.records import Chat
 from domainwright.evaluate.metrics import SCORES
 from domainwright.evaluate.records import Item, Mark
 from domainwright.evaluate.tasks import TASKS
-from domainwright.infer.generate import answer
+from domainwright.infer.generate import Answer, answer
 from domainwright.models.base import Base
 from domainwright.models.forms import Prompt
 
@@ -39,29 +39,28 @@ class Answers:
         replies = answer(
             base, asked, new_tokens=new_tokens, references=wanted, listen=listen, stage=stage
         )
-        items = []
-        for row, prompt, reply in zip(rows, prompts, replies, strict=True):
-            loss = reply.reference
-            assert loss is not None, "a reference was given"
-            every = {name: f(reply.text, row.answer) for name, f in SCORES.items()}
-            items.append(
-                Item(
-                    id=row.id,
-                    group=row.group,
-                    question=row.question,
-                    reference=row.answer,
-                    reply=reply.text,
-                    mark=Mark(every[decide_by], bool(reply.text)),
-                    metrics=every,
-                    loss=-loss.log_probability,
-                    loss_tokens=loss.tokens,
-                    tokens_in=reply.prompt_tokens,
-                    tokens_out=len(reply.ids),
-                    seconds=reply.seconds,
-                    passages=prompt.passages,
-                )
-            )
-        return items
+        return [marked(*one, decide_by) for one in zip(rows, prompts, replies, strict=True)]
+
+
+def marked(row: Chat, prompt: Prompt, reply: Answer, decide_by: str) -> Item:
+    """One reply beside its reference; with the reference's loss where it was asked for."""
+    loss = reply.reference
+    every = {name: f(reply.text, row.answer) for name, f in SCORES.items()}
+    return Item(
+        id=row.id,
+        group=row.group,
+        question=row.question,
+        reference=row.answer,
+        reply=reply.text,
+        mark=Mark(every[decide_by], bool(reply.text)),
+        metrics=every,
+        loss=-loss.log_probability if loss else None,
+        loss_tokens=loss.tokens if loss else 0,
+        tokens_in=reply.prompt_tokens,
+        tokens_out=len(reply.ids),
+        seconds=reply.seconds,
+        passages=prompt.passages,
+    )
 
 
 def reference_ids(base: Base, row: Chat) -> list[int]:

@@ -16,6 +16,7 @@ from domainwright.evaluate.records import Item
 from domainwright.evaluate.retained import change
 from domainwright.models.tuned_encoder import load_tuned
 from domainwright.studies._asked import as_asked, prompters_of
+from domainwright.studies._gate import GATE, Gate, widened
 from domainwright.studies._retriever import RETRIEVER
 from domainwright.studies.refine import acceptance
 from domainwright.studies.refine.halves import Halves
@@ -96,24 +97,48 @@ class Ring:
         )
         return tune(wanted, resume=resume, listen=source.listen, stop=stop)
 
-    def judge(self, tuned: Tuned, champion: Sequence[Item], rules: acceptance.Rules) -> Decision:
+    def gate(self, rows: Sequence[Row]) -> Gate | None:
+        """The challenger's gate: the champion's, with new rows among these added to it.
+
+        Without new rows it stays: a gate is made of questions, whatever adapter is behind it. Its
+        threshold is fitted on the half that is looked at; the other half has to judge.
+        """
+        gate, split = self.source.run.gate, self.source.data.split
+        known = {row.id for row in split.train}
+        learned = {r.id: r for r in rows if r.id not in known and r.provenance is None}
+        if gate is None or not learned:
+            return gate
+        new, looked = [*learned.values()], self.halves.looked_at
+        return widened(gate, new, looked, self.folder / GATE, self.source.listen)
+
+    def judge(
+        self,
+        tuned: Tuned,
+        rows: Sequence[Row],
+        champion: Sequence[Item],
+        rules: acceptance.Rules,
+    ) -> Decision:
         """Champion against challenger on the held-out rows and on the retention suite.
 
         Args:
+            rows: those that the challenger was trained on.
             champion: its items of the held-out rows.
         """
         source, folder = self.source, self.folder
         held = self.halves.held_out
         place = folder / "challenger" / "scorecard"
-        challenger = source.ask(held, tuned.adapter, tuned.hash, place, "challenger")
+        gate, wider = source.run.gate, self.gate(rows)
+        challenger = source.ask(held, tuned.adapter, tuned.hash, place, "challenger", wider)
         top = source.folder
         kept = [top / "trials" / "base" / "retention", top / "refine" / "base" / "retention"]
         base = source.retained(None, "", kept, "base")
         adapter, digest = source.run.adapter, source.adapter_hash
         kept = [(top / source.own).parent / "retention", folder / "champion" / "retention"]
         old = source.retained(adapter, digest, kept, "champion")
+        old = source.mixed(gate, old, base, folder / "champion", "champion")
         kept = [folder / "challenger" / "retention"]
         new = source.retained(tuned.adapter, tuned.hash, kept, "challenger")
+        new = source.mixed(wider, new, base, folder / "challenger", "challenger")
         part_of = {row.id: row.topic or source.data.tasks.get(row.id) for row in held}
         return acceptance.decide(
             champion, challenger, part_of, change(base, new), change(old, new), rules

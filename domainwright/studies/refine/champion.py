@@ -81,6 +81,22 @@ def in_force(run: Path, own: str) -> Path:
     return run / name
 
 
+def answering(name: str) -> str:
+    """What answers for a run of `dw train` or a study's `trials/METHOD`: the adapter in force.
+
+    The name itself, where it is another thing or nothing took the place of the run's own adapter.
+
+    Raises:
+        DataError: as `in_force`.
+    """
+    folder = Path(name)
+    for run, own in ((folder, "adapter"), (folder.parent.parent, f"trials/{folder.name}/adapter")):
+        if (run / FILE).is_file() and (run / own).is_dir():
+            answers = in_force(run, own)
+            return name if answers == run / own else str(answers)
+    return name
+
+
 def crown(run: Path, own: str, adapter: str, number: int) -> None:
     """Put the adapter of round `number` in force."""
     now = read_champions(run)

@@ -140,6 +140,7 @@ class _Round:
             source.adapter_hash,
             self.folder / "champion" / "scorecard",
             "champion",
+            source.run.gate,
         )
         by_id = {item.id: item for item in champion}
         proposed = self._propose([by_id[row.id] for row in self.halves.looked_at])
@@ -160,7 +161,7 @@ class _Round:
         except RunFailed as error:
             self._write(acceptance.failed(error.cause, held, rules), "")
         else:
-            self._write(ring.judge(tuned, held, rules), tuned.hash)
+            self._write(ring.judge(tuned, proposed, held, rules), tuned.hash)
 
     @cached_property
     def halves(self) -> Halves:
@@ -262,6 +263,7 @@ class _Round:
                 "champion": source.adapter_hash,
                 "challenger": challenger,
                 "base": source.run.base.sha256,
+                **({"gate": source.run.gate.hash} if source.run.gate else {}),
             },
             facts={"score": source.score},
         )

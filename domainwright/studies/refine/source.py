@@ -12,7 +12,7 @@ from domainwright.core.artifacts import read_manifest, sha256_json
 from domainwright.core.config import as_mapping, from_mapping
 from domainwright.core.errors import ConfigError, DataError
 from domainwright.core.progress import Listener
-from domainwright.core.records import Chat, Document, Row
+from domainwright.core.records import Document, Row
 from domainwright.curate.dataset import read_dataset
 from domainwright.curate.read import read_all
 from domainwright.curate.split import Split
@@ -25,13 +25,16 @@ from domainwright.prompting._sources import ask
 from domainwright.studies._choice import parts, score_name, strategies
 from domainwright.studies._exam import suite_of
 from domainwright.studies._folder import STUDY_FILE, ours
-from domainwright.studies._scorecards import Asking, read_items, retained
+from domainwright.studies._gate import Gate, input_of
+from domainwright.studies._gated import mixture, retained_mixture, route
+from domainwright.studies._scorecards import Asking, read_items, retained, write_items
 from domainwright.studies.api import Run, load_run
 from domainwright.studies.data import TASK_OF, WRITTEN, StudyData
 from domainwright.studies.plan import answer_tokens
 from domainwright.studies.records import Training, Verdict, read_verdict
 from domainwright.studies.refine.champion import in_force
 from domainwright.studies.study import StudySettings, read_study
+from domainwright.studies.tune import gone_on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +83,7 @@ class Source:
         plan = self.folder / "plan.json"
         if plan.is_file():
             return int(json.loads(plan.read_text(encoding="utf-8"))["new_tokens"])
-        rows = [r for r in self.data.split.train[:400] if isinstance(r, Chat)]
-        return answer_tokens(self.run.base, rows)
+        return answer_tokens(self.run.base, self.data.split.train[:400])
 
     @cached_property
     def suite(self) -> Suite:
@@ -99,9 +101,37 @@ class Source:
         return float(self.training.settings["learning_rate"])
 
     def ask(
-        self, rows: Sequence[Row], adapter: Adapter, digest: str, place: Path, stage: str
+        self,
+        rows: Sequence[Row],
+        adapter: Adapter,
+        digest: str,
+        place: Path,
+        stage: str,
+        gate: Gate | None = None,
     ) -> list[Item]:
-        """`rows` answered with `adapter` and marked, or read back from `place`."""
+        """`rows` answered and marked, or read back from `place`.
+
+        Args:
+            gate: who answers each row; None: `adapter` all of them.
+        """
+        if gate is None:
+            return self._asked(rows, adapter, digest, place, stage)
+        on = self._asked(rows, adapter, digest, place.parent / "adapter-alone", stage)
+        # Once for all rounds: where champion and challenger leave a row to the base, both have
+        # one and the same answer.
+        everyone, bare = self.data.split.dev, self.folder / "refine" / "base" / "scorecard"
+        off = {x.id: x for x in self._asked(everyone, None, "", bare, f"{stage}: base")}
+        inputs = [(row.id, input_of(row)) for row in rows]
+        routes = route(gate, inputs, place.parent / "routes", self.listen, f"gate {stage}")
+        items = mixture(routes, on, [off[row.id] for row in rows])
+        parents = {"gate": gate.hash, "adapter": digest, "base": self.run.base.sha256}
+        write_items(place, "scorecard", {"items.jsonl": items}, parents)
+        return items
+
+    def _asked(
+        self, rows: Sequence[Row], adapter: Adapter | None, digest: str, place: Path, stage: str
+    ) -> list[Item]:
+        """`rows` answered with `adapter` or by the bare base."""
         run = self.run
         asked = {
             "strategy": self.strategy,
@@ -124,8 +154,19 @@ class Source:
             listen=self.listen,
         )
         prompt = prompter.prompt if prompter else partial(ask, settings=run.settings)
-        with adapter.attached():
+        with adapter.attached() if adapter else nullcontext():
             return asking.answered(rows, prompt, place, parents, stage)
+
+    def mixed(
+        self, gate: Gate | None, tuned: Retained, base: Retained, place: Path, stage: str
+    ) -> Retained:
+        """What is kept with a gate before the adapter, on the retention suite."""
+        if gate is None:
+            return tuned
+        suite = [*self.suite.texts, *self.suite.choices]
+        inputs = [(row.id, input_of(row)) for row in suite]
+        routes = route(gate, inputs, place / "routes-general", self.listen, f"gate {stage}")
+        return retained_mixture(routes, tuned, base)
 
     def retained(
         self, adapter: Adapter | None, digest: str, places: Sequence[Path], stage: str
@@ -162,6 +203,9 @@ def open_source(folder: Path, strategy: str | None, listen: Listener) -> Source:
     own = f"trials/{parts(run.strategy)[0]}/adapter" if verdict else "adapter"
     adapter = in_force(folder, own)
     manifest = read_manifest(adapter, "adapter")
+    method = method_of(adapter)
+    # A past that is gone or has changed is refused here, before anything is asked.
+    gone_on(run.base, method, study.methods.get(method, {}), adapter)
     data, tied = _data(folder, study, verdict)
     if manifest["parents"].get("dataset") != data.hash:
         raise DataError(
@@ -175,7 +219,7 @@ def open_source(folder: Path, strategy: str | None, listen: Listener) -> Source:
     return Source(
         folder=folder,
         study=study,
-        strategy=run.strategy if verdict else method_of(adapter),
+        strategy=run.strategy if verdict else method,
         names=names,
         own=own,
         adapter_hash=manifest["hash"],
