@@ -5,7 +5,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -158,7 +158,6 @@ class TestPlaces:
             one({"text": "Take aspirin daily", "entities": spans})
         assert caught.value.reason == reason and caught.value.detail
 
-    @settings(deadline=None)
     @given(st.text(min_size=1, max_size=30), st.data())
     def test_no_entity_is_lost(self, text, data):
         ends = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=6)))

@@ -82,7 +82,6 @@ def ended(spans, length, marks):
     return tags
 
 
-@settings(deadline=None)
 @given(sentences())
 def test_every_scheme_is_read_as_the_same_spans(case):
     words, spans = case
@@ -95,7 +94,6 @@ def test_every_scheme_is_read_as_the_same_spans(case):
         assert tags_of(spans_of(tags), count) == ways[0]
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(["O", *(f"{m}-{k}" for m in "BIESLU" for k in "XY")]), max_size=8))
 def test_any_tags_give_spans_that_bio_tags_keep(tags):
     spans = spans_of(tags)
@@ -111,7 +109,6 @@ def brute(given_spans, true):
     return right, len(set(given_spans)), len(set(true))
 
 
-@settings(deadline=None)
 @given(sentences(), sentences())
 def test_counts_are_those_of_a_second_count(one, other):
     assert tuple(summed(counts_of(one[1], other[1]).values())) == brute(one[1], other[1])
@@ -137,7 +134,7 @@ def test_names_of_tags():
     assert tag_names(["b", "a", "b"]) == ("O", "B-a", "I-a", "B-b", "I-b")
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(st.one_of(sentences(), sentences(words=TEXT)))
 def test_a_list_is_read_back_as_the_spans_it_was_made_of(case):
     words, spans = case
@@ -145,7 +142,6 @@ def test_a_list_is_read_back_as_the_spans_it_was_made_of(case):
     assert (found.spans, found.strange, found.parsed) == (spans, [], True)
 
 
-@settings(deadline=None)
 @given(st.text(max_size=80), sentences())
 def test_any_reply_is_read(reply, case):
     found = read_listed(reply, case[0], KINDS)
@@ -206,7 +202,6 @@ def test_words_and_signs_of_a_text(text, words):
     assert " ".join(text[a:b] for a, b in pieces(text)) == words
 
 
-@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_pieces_lose_nothing_but_spaces(text):
     found = pieces(text)
