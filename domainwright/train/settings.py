@@ -72,6 +72,9 @@ class TrainSettings:
     decay_share: float = 0.2
     """Share of the steps spent falling at the end of "wsd". In [0, 1]."""
     weight_decay: float = 0.0
+    """Of matrices. What is learned as a change of the base falls towards the base."""
+    vector_decay: float = 0.0
+    """Of gains, biases and scales, which decay makes small without making them simple."""
     clip: float = 1.0
     """Largest global gradient norm."""
     max_tokens: int = 1024
@@ -147,6 +150,11 @@ class TrainSettings:
                 raise ConfigError(
                     f"train.{name} is {value}, outside [0, 1].",
                     "give a share of the run such as 0.05, not a number of steps.",
+                )
+        for name in ("weight_decay", "vector_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(
+                    f"train.{name} is {getattr(self, name)}.", "give a number from 0, such as 0.01."
                 )
         for name in ("epochs", "clip"):
             if not 0 < getattr(self, name) < math.inf:

@@ -42,14 +42,19 @@ T = TypeVar("T")
 
 
 def optimiser_of(job: Job) -> torch.optim.Optimizer:
-    """AdamW over the adapter's groups; each has its own factor on the learning rate."""
-    return torch.optim.AdamW(
-        [{"params": group, "factor": factor} for group, factor in job.adapter.rate_groups()],
-        lr=job.learning_rate,
-        betas=(0.9, 0.999),
-        weight_decay=job.settings.weight_decay,
-        fused=fused(job.base),
-    )
+    """AdamW over the adapter's groups; each has its own factor on the learning rate.
+
+    Of each group matrices and vectors (gains, biases, scales) have a weight decay of their own.
+    """
+    settings, groups = job.settings, list[dict[str, Any]]()
+    for group, factor in job.adapter.rate_groups():
+        vectors = [p for p in group if p.dim() < 2]
+        matrices = [p for p in group if p.dim() >= 2]
+        for part, decay in ((matrices, settings.weight_decay), (vectors, settings.vector_decay)):
+            if part:
+                groups.append({"params": part, "factor": factor, "weight_decay": decay})
+    rate = job.learning_rate
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.999), fused=fused(job.base))
 
 
 def fused(base: Base) -> bool:

@@ -10,6 +10,8 @@ from domainwright.train import schedule
 from domainwright.train.loop import Interrupted, train
 from domainwright.train.loss import batch_of, summed_loss
 from domainwright.train.probe import probe
+from domainwright.train.settings import TrainSettings
+from domainwright.train.step import optimiser_of
 from tests.methods.test_method_contract import build, logits, tuned
 from tests.tiny import tiny_base, tiny_model, train_rows
 from tests.train.runs import make_job
@@ -60,9 +62,22 @@ def test_blocks_are_shared_out_and_the_ends_go_with_their_neighbours():
     assert by_group(top) == {0: {layer(3), "model.norm"}, 1: {layer(2)}}
 
 
+def test_vectors_have_a_weight_decay_of_their_own(tmp_path):
+    job = job_of(tmp_path, weight_decay=0.1, vector_decay=0.01)
+    groups = optimiser_of(job).param_groups
+    found = {p: group["weight_decay"] for group in groups for p in group["params"]}
+    assert set(found) == {p for p in job.adapter.parameters() if p.requires_grad}
+    assert {(p.dim() >= 2, decay) for p, decay in found.items()} == {(True, 0.1), (False, 0.01)}
+    factors = {factor for _, factor in job.adapter.rate_groups()}
+    assert {group["factor"] for group in groups} == factors
+    for name in ("weight_decay", "vector_decay"):
+        with pytest.raises(ConfigError, match=f"train.{name} is -1"):
+            TrainSettings(**{name: -1.0})
+
+
 def test_a_run_equals_a_plain_loop_with_torchs_groups(tmp_path):
     """The oracle hands each group to AdamW when its turn comes, at its own rate."""
-    job = job_of(tmp_path, weight_decay=0.1, schedule="stlr", batch=3)
+    job = job_of(tmp_path, weight_decay=0.1, vector_decay=0.1, schedule="stlr", batch=3)
     model = tiny_model("llama", num_hidden_layers=4).train()
     groups = [[], [], []]
     for name, parameter in model.named_parameters():
