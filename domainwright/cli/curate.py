@@ -166,7 +166,7 @@ def _print(result: Any) -> None:
             line.append(words, "dim")
         console.print(line, no_wrap=True, overflow="ellipsis")
     console.print()
-    for name in (*result.tables, "dropped.jsonl", "changed.jsonl", "report.json"):
+    for name in (*result.tables, "dropped.jsonl", "changed.jsonl", "report.html"):
         console.print(Text(f"  {Path(result.folder) / name}"), soft_wrap=True)
     console.print(Text(f"  dw curate --explain ID -o {result.folder}", "dim"), soft_wrap=True)
 

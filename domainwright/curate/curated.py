@@ -3,7 +3,8 @@
     kept.parquet     rows to train on, with id, source file and line
     dropped.jsonl    every other record: file, line, id, filter, reason, detail
     changed.jsonl    kept rows that were repaired or redacted: what, and in how many places
-    report.json      counts per filter and reason, with samples
+    report.json      counts per filter, reason, file and length, with samples
+    report.html      the same as a page with plots
     manifest.json    written last; names the sources by hash
 
 Rows of several kinds make several tables: kept.chat.parquet, kept.choice.parquet.
@@ -25,6 +26,7 @@ from domainwright.core.progress import Listener, Step
 from domainwright.core.records import Row
 from domainwright.curate._chunks import Piece, Workshop
 from domainwright.curate._folders import CURATED
+from domainwright.curate._page import by_length, characters, page
 from domainwright.curate._table import Table
 from domainwright.curate.copies import Copies
 
@@ -56,6 +58,10 @@ class Curated:
     """Reason -> some of its lines of dropped.jsonl."""
     secrets: dict[str, dict[str, str]]
     """Row id -> placeholder -> what stood there. Only if asked for; never in the folder."""
+    files: dict[str, dict[str, int]]
+    """Source file -> {"kept", "dropped"}: its records."""
+    lengths: dict[str, int]
+    """2^k -> kept rows of 2^k characters or more, and fewer than twice that."""
 
     def table(self) -> "polars.DataFrame":
         """One row for each filter and reason: what was done, and to how many rows."""
@@ -85,6 +91,8 @@ class _Writing:
         self.changes, self.tally = Counter[str](), Counter[str]()
         self.samples = defaultdict[str, list[dict[str, Any]]](list)
         self.secrets = dict[str, dict[str, str]]()
+        self.files = defaultdict[str, Counter[str]](Counter)
+        self.lengths = Counter[int]()
         for name in ("dropped", "changed"):
             (folder / f"{name}.jsonl").touch()
 
@@ -100,10 +108,14 @@ class _Writing:
                 name = "kept" if len(self.kinds) == 1 else f"kept.{kind.__name__.lower()}"
                 self.tables[kind] = Table(self.folder / f"{name}.parquet", table.schema)
             self.tables[kind].add(table)
+            self.lengths.update(by_length(characters(table)))
+            for one in table["source_file"].value_counts().to_pylist():
+                self.files[one["values"]]["kept"] += one["counts"]
         _append(self.folder / "dropped.jsonl", dropped)
         _append(self.folder / "changed.jsonl", changed)
         for entry in dropped:
             self.reasons[entry["filter"]][entry["reason"]] += 1
+            self.files[entry["file"]]["dropped"] += 1
             if len(self.samples[entry["reason"]]) < SAMPLES:
                 self.samples[entry["reason"]].append(entry)
         self.changes.update(entry["what"] for entry in changed)
@@ -128,6 +140,11 @@ class _Writing:
             },
             "changes": dict(self.changes.most_common()),
             "samples": dict(self.samples),
+            "files": {
+                name: {"kept": own["kept"], "dropped": own["dropped"]}
+                for name, own in sorted(self.files.items())
+            },
+            "lengths": {str(low): self.lengths[low] for low in sorted(self.lengths)},
         }
 
 
@@ -171,6 +188,7 @@ def write_curated(
         report.update(writing.close())
         secrets.update(writing.secrets)
         write_json(temporary / "report.json", {**report, "settings": dict(facts)})
+        (temporary / "report.html").write_text(page(report, facts), encoding="utf-8")
         said.update({name: report[name] for name in COUNTS})
 
     write_folder(folder, KIND, fill, parents=parents, facts=said)

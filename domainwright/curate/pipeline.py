@@ -37,7 +37,7 @@ from domainwright.curate.preset import chosen, described, preset
 from domainwright.curate.read import read
 from domainwright.curate.select import SelectSettings
 
-VERSION = 4
+VERSION = 5
 """Of what the pieces mean. Another version throws old pieces away."""
 _SMALL_BYTES = 8 * 2**20
 PLACES = ("here", "ray")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from domainwright import core
 from domainwright.core.artifacts import write_atomic
 from domainwright.core.errors import ConfigError, DataError
 from domainwright.studies import _format as f
@@ -199,7 +200,7 @@ def page(content: Sequence[Markup], height: float, about: str) -> str:
 def _style() -> str:
     """The drawing styles with their colours filled in: few programs outside browsers know
     variables, and none of these rules may touch the page that the drawing stands in."""
-    palette = (STYLES / "report.css").read_text(encoding="utf-8")
+    palette = Path(core.__file__).with_name("report.css").read_text(encoding="utf-8")
     light, dark = (
         dict(re.findall(r"--([a-z-]+): ([^;]+);", block))
         for block in re.findall(r":root \{(.*?)\}", palette, re.DOTALL)[:2]

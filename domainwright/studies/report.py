@@ -19,6 +19,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from domainwright import core
 from domainwright.core.artifacts import write_atomic
 from domainwright.evaluate.kept import TaskKept
 from domainwright.studies import _facts, _format
@@ -91,7 +92,7 @@ def render(verdict: Verdict) -> str:
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([Path(__file__).parent, Path(core.__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
