@@ -19,8 +19,7 @@ from dataclasses import dataclass, replace
 from domainwright.core.progress import Listener, quiet
 from domainwright.core.records import Chat, Row
 from domainwright.evaluate.records import Item
-from domainwright.evaluate.tasks.answers import marked
-from domainwright.infer.generate import answer
+from domainwright.evaluate.tasks.answers import marked, replies_of
 from domainwright.models.base import Base
 from domainwright.models.forms import Prompt
 
@@ -100,8 +99,9 @@ def replied(
     Raises:
         ConfigError: a conversation does not fit into the base's context.
     """
-    asked = [base.template.prompt(p.messages) for p in prompts]
-    replies = answer(base, asked, new_tokens=new_tokens, listen=listen, stage=stage)
+    replies = replies_of(
+        base, rows, prompts, new_tokens=new_tokens, listen=listen, stage=stage, losses=False
+    )
     return [marked(*one, decide_by) for one in zip(rows, prompts, replies, strict=True)]
 
 

@@ -11,14 +11,13 @@ from domainwright.combine._changes import Changes
 from domainwright.combine.average import mean
 from domainwright.core.artifacts import read_manifest
 from domainwright.core.errors import ConfigError, DataError, UnknownName
-from domainwright.evaluate.retained import shipped_suite
 from domainwright.studies.api import decide, load_run, train_method
 from domainwright.studies.combine import _adapter, _changes_of, combine_runs
 from domainwright.studies.export import export
 from domainwright.studies.score import score_file
 from tests.methods.test_lora import peft_logits
 from tests.methods.test_method_contract import DOCS, build, logits
-from tests.studies.world import read_lines, study_file
+from tests.studies.world import read_lines, small_suite, study_file
 from tests.tiny import own_logits, tiny_base, tiny_model
 
 WEIGHTS = (0.2, 0.5, 0.3)
@@ -127,9 +126,7 @@ def runs(base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     file = study_file(folder / "study", base, methods={"lora": {"rank": 4}})
     with pytest.MonkeyPatch.context() as patch:
-        whole = shipped_suite()
-        small = type(whole)(whole.texts[:6], whole.choices[:8])
-        patch.setattr("domainwright.studies.api.shipped_suite", lambda: small)
+        small_suite(patch)
         for n, rate in enumerate((0.01, 0.02, 0.005)):
             changes = [f"train.learning_rate={rate}"]
             train_method(file, "lora", folder / f"lora-{n}", overrides=changes)

@@ -2,7 +2,6 @@
 
 import pytest
 
-from domainwright.evaluate.retained import Suite, shipped_suite
 from tests.studies import world
 
 
@@ -14,7 +13,4 @@ def base(tmp_path_factory):
 @pytest.fixture
 def quick(monkeypatch):
     """Six texts and eight choices instead of the whole suite that ships."""
-    whole = shipped_suite()
-    small = Suite(whole.texts[:6], whole.choices[:8])
-    for place in ("_exam", "api"):
-        monkeypatch.setattr(f"domainwright.studies.{place}.shipped_suite", lambda: small)
+    world.small_suite(monkeypatch)

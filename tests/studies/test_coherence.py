@@ -10,7 +10,6 @@ from domainwright.core.errors import ConfigError
 from domainwright.core.records import Chat, Message
 from domainwright.evaluate.metrics import token_f1
 from domainwright.evaluate.records import Item, Mark
-from domainwright.evaluate.retained import Suite, shipped_suite
 from domainwright.evaluate.turns import Turn
 from domainwright.maths.bootstrap import interval
 from domainwright.studies import _turns
@@ -81,11 +80,8 @@ def by_hand(run, name, row, count, own=True):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, base):
-    whole = shipped_suite()
-    small = Suite(whole.texts[:6], whole.choices[:8])
     with pytest.MonkeyPatch.context() as patch:
-        for place in ("_exam", "api"):
-            patch.setattr(f"domainwright.studies.{place}.shipped_suite", lambda: small)
+        world.small_suite(patch)
         return decide(
             study_in(tmp_path_factory.mktemp("talks"), base), tmp_path_factory.mktemp("o") / "run"
         )

@@ -41,22 +41,11 @@ def made(tmp_path_factory, base):
     """Eighteen rows in six groups, three folds, two seeds."""
     folder = tmp_path_factory.mktemp("folds")
     with pytest.MonkeyPatch.context() as patch:
-        whole = _small_suite(patch)
+        world.small_suite(patch)
         names = ["zero_shot", "few_shot", "instructed", "lora", "lora+few_shot"]
         file = few_file(folder, base, strategies=names, seeds=2)
         decided = decide(file, folder / "run")
-    assert whole
     return decided
-
-
-def _small_suite(patch):
-    from domainwright.evaluate.retained import Suite, shipped_suite
-
-    whole = shipped_suite()
-    small = Suite(whole.texts[:6], whole.choices[:8])
-    for place in ("_exam", "api"):
-        patch.setattr(f"domainwright.studies.{place}.shipped_suite", lambda: small)
-    return small
 
 
 def items_of(folder: Path, name: str, part: str = "scorecard"):

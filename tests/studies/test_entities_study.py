@@ -38,7 +38,7 @@ from domainwright.studies.score import score_file
 from domainwright.studies.study import read_study
 from domainwright.train.settings import TrainSettings
 from tests.studies.test_asked import pytestmark as needs_embedded
-from tests.studies.world import PLANTS, documents, questions, study_file, write_lines
+from tests.studies.world import PLANTS, documents, questions, small_suite, study_file, write_lines
 from tests.tiny import tiny_base
 
 COLOURS = ("red", "blue", "white")
@@ -78,20 +78,11 @@ def headed(tmp_path_factory, base):
     """A decided study whose methods train a head: (folder of the run, verdict)."""
     folder = tmp_path_factory.mktemp("entities")
     with pytest.MonkeyPatch.context() as patch:
-        _quick(patch)
+        small_suite(patch)
         file = study_file(folder / "study", base, sentences(), **HEADED)
         assert plan(file).run_of("lora").fits
         decided = decide(file, folder / "run")
     return folder / "run", decided.verdict
-
-
-def _quick(patch):
-    from domainwright.evaluate.retained import Suite, shipped_suite
-
-    whole = shipped_suite()
-    small = Suite(whole.texts[:6], whole.choices[:8])
-    for place in ("_exam", "api"):
-        patch.setattr(f"domainwright.studies.{place}.shipped_suite", lambda: small)
 
 
 def items_of(run, name):
@@ -327,9 +318,9 @@ class TestTheTask:
     @staticmethod
     def asked(monkeypatch, row, reply):
         """The item of a reply that the model did not really give."""
-        real = entities.answer
+        real = entities.replies_of
         monkeypatch.setattr(
-            entities, "answer", lambda *a, **k: [replace(x, text=reply) for x in real(*a, **k)]
+            entities, "replies_of", lambda *a, **k: [replace(x, text=reply) for x in real(*a, **k)]
         )
         prompts = [ask(row, PromptSettings())]
         run = TASKS.get("entities").run

@@ -71,11 +71,8 @@ def items(folder, strategy, part="scorecard"):
 @pytest.fixture(scope="module")
 def patched():
     """The gate's encoder, and a suite of six texts and eight choices."""
-    whole = shipped_suite()
-    small = Suite(whole.texts[:6], whole.choices[:8])
     with pytest.MonkeyPatch.context() as patch:
-        for place in ("_exam", "api"):
-            patch.setattr(f"domainwright.studies.{place}.shipped_suite", lambda: small)
+        world.small_suite(patch)
         yield stand_in(patch)
 
 

@@ -23,7 +23,7 @@ from domainwright.studies.refine.source import open_source
 from domainwright.studies.score import score_file
 from domainwright.studies.study import read_study
 from tests.studies.test_asked import pytestmark as needs_embedded
-from tests.studies.world import PLANTS, questions, study_file, write_lines
+from tests.studies.world import PLANTS, questions, small_suite, study_file, write_lines
 from tests.tiny import tiny_base
 
 KINDS = ("colour", "place", "price")
@@ -66,18 +66,9 @@ def headed(tmp_path_factory, base):
     """A decided study whose method trains a head: (folder of the run, verdict)."""
     folder = tmp_path_factory.mktemp("labelled")
     with pytest.MonkeyPatch.context() as patch:
-        _quick(patch)
+        small_suite(patch)
         decided = decide(study(folder / "study", base, **HEADED), folder / "run")
     return folder / "run", decided.verdict
-
-
-def _quick(patch):
-    from domainwright.evaluate.retained import Suite, shipped_suite
-
-    whole = shipped_suite()
-    small = Suite(whole.texts[:6], whole.choices[:8])
-    for place in ("_exam", "api"):
-        patch.setattr(f"domainwright.studies.{place}.shipped_suite", lambda: small)
 
 
 def test_a_head_learns_the_labels_and_likelihood_scores_them(headed):

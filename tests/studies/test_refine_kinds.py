@@ -10,7 +10,6 @@ import torch
 import domainwright as dw
 from domainwright.core.artifacts import read_manifest
 from domainwright.core.errors import ConfigError, DataError
-from domainwright.evaluate.retained import Suite, shipped_suite
 from domainwright.models.base import load_base
 from domainwright.studies._gate import gate_in_force, load_gate, threshold
 from domainwright.studies._opened import open_adapter
@@ -31,11 +30,8 @@ OWN, NEW = "trials/lora/adapter", "refine/round-1/trial/adapter"
 @pytest.fixture(scope="module")
 def patched():
     """The gate's encoder, and a suite of six texts and eight choices."""
-    whole = shipped_suite()
-    small = Suite(whole.texts[:6], whole.choices[:8])
     with pytest.MonkeyPatch.context() as patch:
-        for place in ("_exam", "api"):
-            patch.setattr(f"domainwright.studies.{place}.shipped_suite", lambda: small)
+        world.small_suite(patch)
         yield stand_in(patch)
 
 

@@ -88,18 +88,9 @@ def whole(request, tmp_path_factory, base):
     folder = tmp_path_factory.mktemp(request.param)
     study = world.study_file(folder, base, **{"listed": LISTED, "auto": AUTO}[request.param])
     with pytest.MonkeyPatch.context() as patch:
-        _quick(patch)
+        world.small_suite(patch)
         decide(study, folder / "in-turn")
     return study, outcome(folder / "in-turn"), request.param
-
-
-def _quick(patch):
-    from domainwright.evaluate.retained import Suite, shipped_suite
-
-    suite = shipped_suite()
-    small = Suite(suite.texts[:6], suite.choices[:8])
-    for place in ("_exam", "api"):
-        patch.setattr(f"domainwright.studies.{place}.shipped_suite", lambda: small)
 
 
 def same(found, wanted):

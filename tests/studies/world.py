@@ -25,6 +25,16 @@ ASKED = (
 )
 
 
+def small_suite(patch: Any) -> None:
+    """Six texts and eight choices instead of the whole suite that ships."""
+    from domainwright.evaluate.retained import Suite, shipped_suite
+
+    whole = shipped_suite()
+    small = Suite(whole.texts[:6], whole.choices[:8])
+    for place in ("_exam", "api"):
+        patch.setattr(f"domainwright.studies.{place}.shipped_suite", lambda: small)
+
+
 def save_base(folder: Path, seed: int = 0) -> Path:
     """A random two-layer llama with a long context, as `load_base` reads it."""
     tiny_model("llama", seed=seed, max_position_embeddings=2048).save_pretrained(folder)

@@ -34,12 +34,28 @@ class Answers:
         stage: str = "answers",
     ) -> list[Item]:
         """Ask and mark every row. The loss is that of the reference after the same prompt."""
-        asked = [base.template.prompt(p.messages) for p in prompts]
-        wanted = [reference_ids(base, row) for row in rows]
-        replies = answer(
-            base, asked, new_tokens=new_tokens, references=wanted, listen=listen, stage=stage
-        )
+        replies = replies_of(base, rows, prompts, new_tokens=new_tokens, listen=listen, stage=stage)
         return [marked(*one, decide_by) for one in zip(rows, prompts, replies, strict=True)]
+
+
+def replies_of(
+    base: Base,
+    rows: Sequence[Chat],
+    prompts: Sequence[Prompt],
+    *,
+    new_tokens: int,
+    listen: Listener,
+    stage: str,
+    losses: bool = True,
+) -> list[Answer]:
+    """What the base writes behind every prompt, with the loss of the row's reference there.
+
+    Raises:
+        ConfigError: a conversation does not fit into the base's context.
+    """
+    asked = [base.template.prompt(p.messages) for p in prompts]
+    wanted = [reference_ids(base, row) for row in rows] if losses else None
+    return answer(base, asked, new_tokens=new_tokens, references=wanted, listen=listen, stage=stage)
 
 
 def marked(row: Chat, prompt: Prompt, reply: Answer, decide_by: str) -> Item:

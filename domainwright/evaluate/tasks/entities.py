@@ -17,8 +17,7 @@ from domainwright.core.records import Extraction
 from domainwright.evaluate.entities import tagged, tags_words
 from domainwright.evaluate.records import Item, Mark
 from domainwright.evaluate.tasks import TASKS
-from domainwright.evaluate.tasks.answers import reference_ids
-from domainwright.infer.generate import answer
+from domainwright.evaluate.tasks.answers import replies_of
 from domainwright.maths.listed import Listed, listed, read_listed
 from domainwright.maths.spans import counts_of, spans_of, summed
 from domainwright.models.base import Base
@@ -46,11 +45,7 @@ class Entities:
         """Ask and mark every row; a head that tags words reads the text alone."""
         if tags_words(base):
             return _by_head(base, rows, listen, stage)
-        asked = [base.template.prompt(p.messages) for p in prompts]
-        wanted = [reference_ids(base, row) for row in rows]
-        replies = answer(
-            base, asked, new_tokens=new_tokens, references=wanted, listen=listen, stage=stage
-        )
+        replies = replies_of(base, rows, prompts, new_tokens=new_tokens, listen=listen, stage=stage)
         items = []
         for row, prompt, reply in zip(rows, prompts, replies, strict=True):
             loss = reply.reference
