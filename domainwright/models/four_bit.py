@@ -21,7 +21,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from domainwright.models import native
+from domainwright.models import gpu_four_bit, native
 from domainwright.models.kernels import address
 
 KINDS = ("nf4", "fp4")
@@ -67,6 +67,12 @@ def dynamic_map() -> Tensor:
 
 
 @functools.cache
+def dynamic_map_on(device: torch.device) -> Tensor:
+    """The same on a device."""
+    return dynamic_map().to(device)
+
+
+@functools.cache
 def _nearest_of_map() -> Tensor:
     """Code of the map's value nearest to each of STEPS numbers from -1 to 1."""
     numbers = torch.arange(STEPS) / ((STEPS - 1) / 2) - 1
@@ -106,7 +112,7 @@ class Codes:
         """float32."""
         if self.nested is None or self.offset is None:
             return self.absmax_J
-        values = dynamic_map().to(self.absmax_J.device)[self.absmax_J.int()]
+        values = dynamic_map_on(self.absmax_J.device)[self.absmax_J.int()]
         return values * self.nested.repeat_interleave(NESTED)[: len(values)] + self.offset
 
     def dequantised(self, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
@@ -115,6 +121,9 @@ class Codes:
         Args:
             out: a contiguous tensor (O, I) of that dtype to write into.
         """
+        if gpu_four_bit.usable(self.packed.device):
+            made = gpu_four_bit.dequantised(self, self.scales_J(), BLOCK, dtype)
+            return made if out is None else out.copy_(made)
         if out is None:
             out = torch.empty(self.shape, dtype=dtype, device=self.packed.device)
         kernels = native.library() if out.device.type == "cpu" and dtype in _WIDTHS else None

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from domainwright.models.four_bit import Codes
+from domainwright.models import gpu_four_bit
+from domainwright.models.four_bit import BLOCK, Codes, dynamic_map_on
 
 
 class Quantised(nn.Module):
@@ -85,6 +86,9 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, codes: Codes, bias_O: Tensor | None) -> Tensor:
         ctx.codes = codes
+        if gpu_four_bit.usable(x.device) and gpu_four_bit.fits(codes, BLOCK):
+            map_256 = dynamic_map_on(x.device)
+            return gpu_four_bit.product(x, codes, bias_O, BLOCK, map_256)
         return functional.linear(x, unpacked([codes], x.dtype), bias_O)
 
     @staticmethod
