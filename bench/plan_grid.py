@@ -95,7 +95,7 @@ def part(case: dict[str, Any]) -> dict[str, float]:
     import torch
 
     from domainwright.models.base import load_base
-    from domainwright.studies.tune import build
+    from domainwright.studies._beginnings import build
     from domainwright.train.fit import Wish, fit
     from domainwright.train.loop import Job, train
     from domainwright.train.settings import TrainSettings

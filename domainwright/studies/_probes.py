@@ -8,6 +8,7 @@ from domainwright.core.records import Text
 from domainwright.curate.split import Split
 from domainwright.methods._adapter import Adapter
 from domainwright.models.base import Base
+from domainwright.studies._beginnings import build
 from domainwright.studies._choice import of_all_tasks
 from domainwright.studies._labels import labels_of
 from domainwright.studies._replay import planned_rows
@@ -16,7 +17,7 @@ from domainwright.studies.data import StudyData
 from domainwright.studies.records import Candidate
 from domainwright.studies.search import FACTORS, FAMILIES, candidates, size_of_race
 from domainwright.studies.study import StudySettings
-from domainwright.studies.tune import build, full_steps, preflight, wish_of
+from domainwright.studies.tune import full_steps, preflight, wish_of
 from domainwright.train.fit import Wish, decide, measure, per_step
 from domainwright.train.probe import Costs
 from domainwright.train.tasks import with_tasks

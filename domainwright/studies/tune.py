@@ -13,13 +13,10 @@ from domainwright.core.progress import Listener, quiet
 from domainwright.core.records import Row, SetAside, Text
 from domainwright.methods import METHODS, usual_rate
 from domainwright.methods._adapter import Adapter
-from domainwright.methods._continued import go_on
-from domainwright.methods._head import HeadedAdapter
-from domainwright.methods.lora import LoraAdapter
 from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow
-from domainwright.studies._labels import HeadLabels, encoded_rows, labels_of
-from domainwright.studies._opened import open_adapter
+from domainwright.studies._beginnings import build, gone_on
+from domainwright.studies._labels import encoded_rows, labels_of
 from domainwright.studies._replay import replay_rows
 from domainwright.studies._watched import general_rows, limit, watched_rows
 from domainwright.studies.records import Planned, Training
@@ -242,46 +239,6 @@ def _job(
         folder=folder,
         run_hash=identity,
     )
-
-
-def build(
-    base: Base,
-    method: str,
-    method_settings: dict[str, Any],
-    seed: int,
-    labels: HeadLabels | None = None,
-) -> Adapter:
-    """The method's adapter as it begins, not attached; with `labels`, with a head for them."""
-    kind = METHODS.get(method)
-    settings = from_mapping(kind.Settings, method_settings, f"methods {method}")
-    adapter: Adapter = kind.build(base, settings, seed)
-    return adapter if labels is None else HeadedAdapter(adapter, *labels)
-
-
-def gone_on(
-    base: Base,
-    method: str,
-    method_settings: dict[str, Any],
-    folder: Path,
-    seed: int = 0,
-    labels: HeadLabels | None = None,
-) -> Adapter:
-    """The adapter in `folder` to be trained further, not attached; its `past` stays as it is.
-
-    Raises:
-        ConfigError: a folder of its past is gone.
-        DataError: it is damaged, of another base, or its past is another one.
-    """
-    opened = open_adapter(base, folder)
-    if not method_settings.get("past"):
-        return opened
-    fresh = build(base, method, method_settings, seed, labels)
-    if isinstance(fresh, HeadedAdapter) and isinstance(opened, HeadedAdapter):
-        fresh.head.load_state_dict(opened.head.state_dict())
-    inner, other = (x.inner if isinstance(x, HeadedAdapter) else x for x in (fresh, opened))
-    assert isinstance(inner, LoraAdapter) and isinstance(other, LoraAdapter)
-    go_on(inner, other, folder)
-    return fresh
 
 
 def wish_of(

@@ -11,13 +11,13 @@ import domainwright as dw
 from domainwright.core.artifacts import read_manifest
 from domainwright.core.errors import ConfigError, DataError
 from domainwright.models.base import load_base
+from domainwright.studies._beginnings import gone_on
 from domainwright.studies._gate import gate_in_force, load_gate, threshold
 from domainwright.studies._opened import open_adapter
 from domainwright.studies.api import train_method
 from domainwright.studies.refine.champion import answering, crown, roll_back
 from domainwright.studies.refine.rounds import refine
 from domainwright.studies.refine.source import open_source
-from domainwright.studies.tune import gone_on
 from domainwright.train import teacher
 from tests.studies import world
 from tests.studies.test_refine import texts

@@ -22,6 +22,7 @@ from domainwright.evaluate.tasks import TASKS
 from domainwright.methods._adapter import Adapter
 from domainwright.methods._folders import method_of
 from domainwright.prompting._sources import ask
+from domainwright.studies._beginnings import gone_on
 from domainwright.studies._choice import parts, score_name, strategies
 from domainwright.studies._exam import suite_of
 from domainwright.studies._folder import STUDY_FILE, ours
@@ -34,7 +35,6 @@ from domainwright.studies.plan import answer_tokens
 from domainwright.studies.records import Training, Verdict, read_verdict
 from domainwright.studies.refine.champion import in_force
 from domainwright.studies.study import StudySettings, read_study
-from domainwright.studies.tune import gone_on
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,54 @@
+"""An adapter as a run begins with it: made anew, or another run's."""
+
+from pathlib import Path
+from typing import Any
+
+from domainwright.core.config import from_mapping
+from domainwright.methods import METHODS
+from domainwright.methods._adapter import Adapter
+from domainwright.methods._continued import go_on
+from domainwright.methods._head import HeadedAdapter
+from domainwright.methods.lora import LoraAdapter
+from domainwright.models.base import Base
+from domainwright.studies._labels import HeadLabels
+from domainwright.studies._opened import open_adapter
+
+
+def build(
+    base: Base,
+    method: str,
+    method_settings: dict[str, Any],
+    seed: int,
+    labels: HeadLabels | None = None,
+) -> Adapter:
+    """The method's adapter as it begins, not attached; with `labels`, with a head for them."""
+    kind = METHODS.get(method)
+    settings = from_mapping(kind.Settings, method_settings, f"methods {method}")
+    adapter: Adapter = kind.build(base, settings, seed)
+    return adapter if labels is None else HeadedAdapter(adapter, *labels)
+
+
+def gone_on(
+    base: Base,
+    method: str,
+    method_settings: dict[str, Any],
+    folder: Path,
+    seed: int = 0,
+    labels: HeadLabels | None = None,
+) -> Adapter:
+    """The adapter in `folder` to be trained further, not attached; its `past` stays as it is.
+
+    Raises:
+        ConfigError: a folder of its past is gone.
+        DataError: it is damaged, of another base, or its past is another one.
+    """
+    opened = open_adapter(base, folder)
+    if not method_settings.get("past"):
+        return opened
+    fresh = build(base, method, method_settings, seed, labels)
+    if isinstance(fresh, HeadedAdapter) and isinstance(opened, HeadedAdapter):
+        fresh.head.load_state_dict(opened.head.state_dict())
+    inner, other = (x.inner if isinstance(x, HeadedAdapter) else x for x in (fresh, opened))
+    assert isinstance(inner, LoraAdapter) and isinstance(other, LoraAdapter)
+    go_on(inner, other, folder)
+    return fresh
