@@ -28,6 +28,8 @@ class Adapter(nn.Module, abc.ABC):
     version: int
     shares_batch: ClassVar[bool] = True
     """Whether it can act on some rows of a flat batch while other adapters own the rest."""
+    tasks: tuple[str, ...] = ()
+    """Tasks whose rows it reads each in a way of its own, so that no pass may hold rows of two."""
 
     def __init__(self, base: Base, settings: Any) -> None:
         super().__init__()
@@ -102,6 +104,11 @@ class Adapter(nn.Module, abc.ABC):
     def rate_groups(self) -> list[tuple[list[nn.Parameter], float]]:
         """(parameters, factor on the learning rate) that cover every trainable tensor once."""
         return [([p for p in self.parameters() if p.requires_grad], 1.0)]
+
+    @contextmanager
+    def reading(self, task: str) -> Iterator[None]:
+        """Inside this block rows of that task are read. No difference, for most methods."""
+        yield
 
     @contextmanager
     def learning(self, step: int, steps: int) -> Iterator[None]:

@@ -1,19 +1,23 @@
 """Multitask prompt tuning: one task's share of a prompt that several tasks have in common.
 
-    p = P* ⊙ (U V)        P* ∈ R^{P×D} shared,  U ∈ R^{P×R} and V ∈ R^{R×D} the task's own
+    p_k = P* ⊙ (U_k V_k)        P* ∈ R^{P×D} shared,  U_k ∈ R^{P×R} and V_k ∈ R^{R×D} task k's own
 
 Source: Wang et al. 2023, arXiv:2303.02861, sections 3.1 and 3.3; the tensors and the ways to begin
-from a source prompt are PEFT's. A run trains one target task: rows carry no task, and virtual
-tokens are read once for a batch. Without a source, P* begins as the embeddings of an
-instruction and U V as ones, so p is the instruction itself; PEFT's begin near zero, where a
-norm makes noise of them.
+from a source prompt are PEFT's. `multitask_prompt+tasks` is both stages: P* and all U_k, V_k are
+learned side by side, every row read after its own task's p_k, and then each task goes on alone from
+its p_k. The first stage learns from the rows alone, not from prompts trained before for each task
+as in the paper. `multitask_prompt` itself is the second stage: one prompt for all rows, from a
+`source` of earlier tasks. Without one, P* begins as the embeddings of an instruction and U V as
+ones, so p is the instruction itself; PEFT's begin near zero, where a norm makes noise of them.
 
 Dimension key: P virtual tokens, D hidden size, R ranks, K tasks of the source.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +66,7 @@ class MultitaskPromptSettings:
 
 
 class MultitaskPromptAdapter(VirtualTokens):
-    """P* (P, D), U (P, R) and V (R, D), float32."""
+    """P* (P, D), U (K, P, R) and V (K, R, D), float32."""
 
     method, version = "multitask_prompt", 1
 
@@ -70,18 +74,39 @@ class MultitaskPromptAdapter(VirtualTokens):
         super().__init__(base, settings)
         size, device = width(base), base.device
         self.table = nn.Parameter(torch.zeros(settings.rows, size, device=device))
-        self.cols = nn.Parameter(torch.zeros(settings.rows, settings.ranks, device=device))
-        self.rows_of_task = nn.Parameter(torch.zeros(settings.ranks, size, device=device))
+        self.cols = nn.Parameter(torch.zeros(1, settings.rows, settings.ranks, device=device))
+        self.rows_of_task = nn.Parameter(torch.zeros(1, settings.ranks, size, device=device))
+        self._read: int | None = None
+
+    def learn_tasks(self, tasks: Sequence[str]) -> None:
+        """Learn a share for each of them, all from the one that there is."""
+        self.tasks = tuple(tasks)
+        self.cols = nn.Parameter(self.cols.detach().repeat(len(tasks), 1, 1))
+        self.rows_of_task = nn.Parameter(self.rows_of_task.detach().repeat(len(tasks), 1, 1))
+
+    @contextmanager
+    def reading(self, task: str) -> Iterator[None]:
+        before = self._read
+        self._read = self.tasks.index(task) if task in self.tasks else None
+        try:
+            yield
+        finally:
+            self._read = before
 
     def rows(self) -> Tensor:
-        return self.table * (self.cols @ self.rows_of_task)
+        """p of the task that is read; of none, the mean of all tasks' p."""
+        chosen = slice(None) if self._read is None else slice(self._read, self._read + 1)
+        return self.table * (self.cols[chosen] @ self.rows_of_task[chosen]).mean(0)
 
     def stored(self) -> dict[str, Tensor]:
         return {
             "prompt_embeddings": self.table.data,
-            "prefix_task_cols": self.cols.data[None],
-            "prefix_task_rows": self.rows_of_task.data[None],
+            "prefix_task_cols": self.cols.data,
+            "prefix_task_rows": self.rows_of_task.data,
         }
+
+    def notes(self) -> dict[str, Any]:
+        return {**super().notes(), **({"tasks": list(self.tasks)} if self.tasks else {})}
 
     def save(self, folder: Path) -> None:
         config = self.peft_config(PEFT_TYPE) | {
@@ -91,7 +116,7 @@ class MultitaskPromptAdapter(VirtualTokens):
             "prompt_tuning_init_state_dict_path": None,
             "prompt_tuning_init_task": 0,
             "num_ranks": self.settings.ranks,
-            "num_tasks": 1,
+            "num_tasks": len(self.cols),
         }
         _peft_format.write(folder, config, self.stored(), self.notes(), prefix="")
 
@@ -100,6 +125,8 @@ class MultitaskPromptAdapter(VirtualTokens):
 class MultitaskPrompt:
     """A prompt shared by tasks, and one task's share of it."""
 
+    side_by_side = True
+    """`+tasks` begins from an adapter that learned all tasks at once, each apart."""
     Settings = MultitaskPromptSettings
     version = 1
     summary = "Virtual tokens shared by tasks, times one task's own; may start from earlier tasks."
@@ -130,6 +157,15 @@ class MultitaskPrompt:
         return adapter
 
     @staticmethod
+    def of_task(
+        base: Base, settings: MultitaskPromptSettings, folder: Path, task: str, seed: int
+    ) -> MultitaskPromptAdapter:
+        """The adapter of one of the tasks that those in `folder` learned side by side."""
+        tasks = _peft_format.read(folder)[2]["tasks"]
+        alone = replace(settings, start="exact", source_task=tasks.index(task))
+        return _from_source(base, alone, folder, seed)
+
+    @staticmethod
     def load(base: Base, folder: Path) -> MultitaskPromptAdapter:
         """An adapter of one task, saved by us or by PEFT.
 
@@ -157,8 +193,8 @@ def _begin(adapter: MultitaskPromptAdapter, seed: int) -> None:
     with torch.no_grad():
         noise = 0.02 * torch.randn(adapter.rows_of_task.shape, generator=source)
         adapter.rows_of_task.copy_(noise)
-        adapter.rows_of_task[0] = 1.0
-        adapter.cols.zero_()[:, 0] = 1.0
+        adapter.rows_of_task[:, 0] = 1.0
+        adapter.cols.zero_()[..., 0] = 1.0
 
 
 def _from_source(
@@ -190,6 +226,6 @@ def _from_source(
     one = slice(settings.source_task, settings.source_task + 1)
     chosen = one if settings.start == "exact" else slice(None)
     with torch.no_grad():
-        adapter.cols.copy_(shared["prefix_task_cols"][chosen].mean(0))
-        adapter.rows_of_task.copy_(shared["prefix_task_rows"][chosen].mean(0))
+        adapter.cols.copy_(shared["prefix_task_cols"][chosen].mean(0, keepdim=True))
+        adapter.rows_of_task.copy_(shared["prefix_task_rows"][chosen].mean(0, keepdim=True))
     return adapter

@@ -87,19 +87,34 @@ def of_all_tasks(names: Sequence[str], begin: str) -> list[str]:
     >>> of_all_tasks(["lora+rag", "ia3+tasks"], "base"), of_all_tasks(["ia3+tasks"], "shared")
     (['lora'], ['ia3'])
     """
-    shared = [name for name in names if begin == "shared" or not is_tasked(name)]
-    return list(dict.fromkeys(m for name in shared if (m := parts(name)[0])))
+    found = dict[str, None]()
+    for name in names:
+        method, _ = parts(name)
+        if method and not (is_tasked(name) and (begin == "base" or side_by_side(method))):
+            found[method] = None
+    return list(found)
+
+
+def side_by_side(method: str) -> bool:
+    """Whether METHOD+tasks begins from one run that learns every task apart.
+
+    >>> side_by_side("multitask_prompt"), side_by_side("lora")
+    (True, False)
+    """
+    return getattr(METHODS.get(method), "side_by_side", False)
 
 
 def runs_a_method(names: Sequence[str], begin: str) -> float:
-    """Trainings of a method on average: one, with METHOD+tasks beside it two.
+    """Trainings of a method on average: one, with METHOD+tasks beside it two or three.
 
     >>> runs_a_method(["lora", "lora+tasks"], "shared"), runs_a_method(["lora+tasks"], "base")
     (2.0, 1.0)
     """
     methods = {m for name in names if (m := parts(name)[0])}
     apart = {parts(name)[0] for name in names if is_tasked(name)}
-    return (len(apart) + len(of_all_tasks(names, begin))) / len(methods) if methods else 1.0
+    first = [m for m in apart if m and begin == "shared" and side_by_side(m)]
+    runs = len(apart) + len(first) + len(of_all_tasks(names, begin))
+    return runs / len(methods) if methods else 1.0
 
 
 def prompted(name: str) -> str:

@@ -7,6 +7,9 @@ takes the share of the steps that its task has of the rows, so that all together
 that one. What is of no task of the training rows is answered by the adapter of all tasks, with
 `begin: base` by the untouched base. Forgetting is that of the adapter that forgets most.
 
+Those of `multitask_prompt` begin from a run of their own, in which every task is learned apart
+beside the others (`side-by-side`); an adapter of all tasks is made where the study names it.
+
 Training one task moves no other task's adapter. Source: methods.md §5.2.
 """
 
@@ -20,7 +23,7 @@ from domainwright.core.errors import DataError
 from domainwright.evaluate.records import Item
 from domainwright.evaluate.retained import Retained, change
 from domainwright.studies import _format as f
-from domainwright.studies._choice import kind, parts
+from domainwright.studies._choice import kind, of_all_tasks, parts
 from domainwright.studies._exam import Exam
 from domainwright.studies._names import is_tasked, untasked
 from domainwright.studies._scorecards import write_items
@@ -64,12 +67,17 @@ def adapter_of(trainer: Trainer, method: str, task: str | None, number: int) -> 
     """The task's adapter; of no task the one of all tasks, or None for the base."""
     if task is not None:
         return trainer.of_task(method, task, number)
-    if trainer.study.apart.begin == "base":
+    if not _has_all(method, trainer):
         return None
     found = trainer.further(method, number) if number else trainer.tune(method)
     if isinstance(found, Exception):
         raise found
     return found
+
+
+def _has_all(method: str, trainer: Trainer) -> bool:
+    study = trainer.study
+    return method in of_all_tasks(study.strategies, study.apart.begin)
 
 
 def check_tasks(names: Sequence[str], tasks: Sequence[str]) -> None:
@@ -105,7 +113,6 @@ class TaskTrials:
         method, prompting = parts(name)
         assert method is not None
         exam, trainer, known = self.exam, self.trainer, self.trainer.tasks()
-        shared = trainer.study.apart.begin == "shared"
         tuned = {task: trainer.of_task(method, task) for task in known}
         kept = {
             task: self._retention(f"{method}/tasks/{folder_of(task)}", one)
@@ -120,7 +127,7 @@ class TaskTrials:
             status="done",
             retention=kept[worst],
             training=together([one.training for one in tuned.values()]),
-            adapter=f"trials/{method}/adapter" if shared else None,
+            adapter=f"trials/{method}/adapter" if _has_all(method, trainer) else None,
             adapters={t: f"trials/{method}/tasks/{folder_of(t)}/adapter" for t in known},
             apart=gains(items, twin, trainer.data.tasks, known) if twin else [],
             note=exam.prompters.note(prompting),

@@ -13,7 +13,7 @@ from domainwright.core.errors import CapabilityError, RunFailed
 from domainwright.core.progress import Listener
 from domainwright.core.records import Row, Text
 from domainwright.models.base import Base
-from domainwright.studies._choice import STAND_IN, parts
+from domainwright.studies._choice import STAND_IN, parts, side_by_side
 from domainwright.studies._in_turn import Stages
 from domainwright.studies._on_ray import RayWorkers
 from domainwright.studies._worker import Outcome
@@ -28,6 +28,9 @@ from domainwright.studies.study import StudySettings
 from domainwright.studies.task_records import InSequence, Transfer
 from domainwright.studies.transfer import transfer
 from domainwright.studies.tune import Tuned, Wanted, advance, tune
+
+SIDE_BY_SIDE = "side-by-side"
+"""Folder of the run that learns every task apart, beside that of all tasks as one."""
 
 
 @dataclass
@@ -51,8 +54,8 @@ class Trainer:
     search: Search | None = None
     tuned: dict[str, Tuned | RunFailed | CapabilityError] = field(default_factory=dict)
     _further: dict[tuple[str, int], Tuned] = field(default_factory=dict)
-    _apart: dict[tuple[str, str, int], Tuned] = field(default_factory=dict)
-    """(method, task, seed's number) -> the task's own adapter."""
+    _apart: dict[tuple[str, str | None, int], Tuned] = field(default_factory=dict)
+    """(method, task, seed's number) -> the task's own adapter; None: of all, side by side."""
     _made: dict[tuple[Path, int | None], Outcome] = field(default_factory=dict)
     """(folder, step to pause at) -> what came of a training that was made ahead."""
 
@@ -113,13 +116,18 @@ class Trainer:
         known = (method, task, number)
         if known in self._apart:
             return self._apart[known]
-        shared = self.study.apart.begin == "shared"
-        if shared:
-            before = self.further(method, number) if number else self.tune(method)
-            if isinstance(before, Exception):
-                raise before
         trial = self.folder / "trials" / method
         whole = self._seeded(method, number) if number else self._wanted(method, trial)
+        apart, begin = side_by_side(method), None
+        # What is learned side by side has no head: its labels would be those of one task.
+        if self.study.apart.begin == "shared" and not (apart and self.study.train.head):
+            if apart:
+                begin = self._side_by_side(method, number, whole)
+            else:
+                before = self.further(method, number) if number else self.tune(method)
+                if isinstance(before, Exception):
+                    raise before
+                begin = whole.folder / "adapter"
         lessons, own = self.data.lessons, self.data.tasks
         rows = [row for row in lessons.train if own.get(row.id, "") == task]
         watched = [row for row in lessons.dev if own.get(row.id, "") == task]
@@ -132,11 +140,25 @@ class Trainer:
             settings=replace(whole.settings, steps=None, tasks=None),
             shares=None,
             folder=whole.folder / "tasks" / folder_of(task),
-            begin=whole.folder / "adapter" if shared else None,
+            begin=begin,
+            task=task if begin and apart else None,
             planned=None,
         )
         self._apart[known] = self._tune(wanted, self.resume)
         return self._apart[known]
+
+    def _side_by_side(self, method: str, number: int, whole: Wanted) -> Path:
+        """The adapter of one run in which the method learns every task apart and what they share.
+
+        Raises:
+            RunFailed, CapabilityError: it fails.
+        """
+        known = (method, None, number)
+        if known not in self._apart:
+            place = whole.folder / SIDE_BY_SIDE
+            wanted = replace(whole, folder=place, side_by_side=tuple(self.tasks()), planned=None)
+            self._apart[known] = self._tune(wanted, self.resume)
+        return whole.folder / SIDE_BY_SIDE / "adapter"
 
     def release(self) -> None:
         """Hold no adapter any more; with `resume` it is read back when it is asked for."""

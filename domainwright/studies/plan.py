@@ -18,7 +18,13 @@ from domainwright.models.base import Base
 from domainwright.models.encoder import MAX_TOKENS
 from domainwright.models.forms import encode_rows
 from domainwright.studies._asked import TUNED
-from domainwright.studies._choice import parts, prompted, runs_a_method
+from domainwright.studies._choice import (
+    of_all_tasks,
+    parts,
+    prompted,
+    runs_a_method,
+    side_by_side,
+)
 from domainwright.studies._gate import MOST_DEVELOPMENT, MOST_ROWS
 from domainwright.studies._names import is_gated, is_tasked, ungated
 from domainwright.studies._probes import Probed, probe_methods, race_of, searches, step_seconds
@@ -358,13 +364,14 @@ def _strategies(
         method, _ = parts(name)
         run = runs[method] if method else None
         train = check = 0.0
-        if run and method not in trained and (begin == "shared" or not is_tasked(name)):
+        if run and method not in trained and of_all_tasks([name], begin):
             trained.add(method or "")
             train, check = share * run.train_seconds, looked * run.check_seconds + retention
         if run and is_tasked(name):
             # Together the tasks take as many steps as the adapter of all; each is looked at.
-            train += share * run.train_seconds
-            check += tasks * (looked * run.check_seconds + retention)
+            first = begin == "shared" and side_by_side(method or "")
+            train += (2 if first else 1) * share * run.train_seconds
+            check += (tasks + first) * (looked * run.check_seconds + retention)
         found.append(
             StrategyPlan(
                 name=name,

@@ -74,6 +74,10 @@ class Wanted:
     """Where what a teacher says is kept, for all runs of a study; None: in `folder`."""
     begin: Path | None = None
     """Adapter folder whose state the run goes on from; None: from the base."""
+    task: str | None = None
+    """Which of the tasks that `begin` learned side by side is gone on with; None: it is one."""
+    side_by_side: tuple[str, ...] = ()
+    """Tasks of which the adapter learns each apart, in one run."""
     tasks: Mapping[str, str] = field(default_factory=dict)
     """Id of a training row -> the task it belongs to."""
     shares: Mapping[str, float] | None = None
@@ -140,9 +144,9 @@ def begin(wanted: Wanted, resume: bool, listen: Listener) -> Begun:
     kind = METHODS.get(method)
     labels = labels_of([*wanted.rows, *wanted.development], settings)
     adapter = (
-        gone_on(base, method, wanted.method_settings, wanted.begin, seed, labels)
+        gone_on(base, method, wanted.method_settings, wanted.begin, seed, labels, wanted.task)
         if wanted.begin
-        else build(base, method, wanted.method_settings, seed, labels)
+        else build(base, method, wanted.method_settings, seed, labels, wanted.side_by_side)
     )
     kept, aside, parents = _taught(wanted, listen)
     kept = with_tasks(kept, wanted.tasks)
@@ -151,7 +155,8 @@ def begin(wanted: Wanted, resume: bool, listen: Listener) -> Begun:
     replay, unused, more = replay_rows(base, settings, measured, longest, folder, listen)
     aside, parents = aside + unused, parents | more | adapter.parents
     wish = wish_of(base, kept, wanted.development, wanted.general, settings, seed, wanted.memory_gb)
-    wish = replace(wish, replay=replay, shares=wanted.shares)
+    watched = with_tasks(wish.watched, wanted.tasks)
+    wish = replace(wish, replay=replay, shares=wanted.shares, watched=watched)
     total = settings.steps or wanted.steps or full_steps(len(kept), settings)
     found = _fit(wanted.folder if resume else None, wanted.planned, wish, total) or fit(
         base, lambda: build(base, method, wanted.method_settings, seed, labels), wish, total

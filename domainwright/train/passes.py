@@ -23,6 +23,15 @@ class Packing:
         self.tokens = sum(len(row.ids) for row in rows)
         self.labelled = any(row.labels is not None for row in rows)
         self._made: dict[tuple[int, bool], list[Batch]] = {}
+        self._by_task: dict[str, Packing] = {}
+
+    def by_task(self) -> "dict[str, Packing]":
+        """The documents of every task for themselves, in alphabetical order."""
+        if not self._by_task:
+            for task in sorted({row.task for row in self.rows}):
+                own = [row for row in self.rows if row.task == task]
+                self._by_task[task] = Packing(self.base, own)
+        return self._by_task
 
     def passes(self, limit: int, *, apart: bool = False) -> list[Batch]:
         """Passes of at most `limit` tokens, for what hangs on the base now.

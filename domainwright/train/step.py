@@ -106,7 +106,7 @@ def is_plain(job: Job) -> bool:
 def is_likelihood(job: Job) -> bool:
     """Whether own rows have the mean loss of all their answers' tokens, as they stand."""
     settings = job.settings
-    shaped = settings.neftune or settings.prompt_weight or job.balance
+    shaped = settings.neftune or settings.prompt_weight or job.balance or job.adapter.tasks
     return not shaped and shape_of(job) == Shape()
 
 
@@ -149,17 +149,19 @@ def _balanced(
     share: float,
     told: dict[str, Any],
 ) -> float:
-    """`_own`, task by task where the run has several to balance."""
-    if job.balance is None:
-        return _own(job, packing, step, share, told)
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    return job.balance.add_gradients(
-        packing,
-        step,
-        parameters,
-        lambda part, weight: _own(job, part, step, share * weight, told),
-        told,
-    )
+    """`_own`, task by task where the run balances several or the adapter reads them apart."""
+
+    def read(task: str, part: Packing, weight: float) -> float:
+        with job.adapter.reading(task):
+            return _own(job, part, step, share * weight, told)
+
+    if job.balance is not None:
+        parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        return job.balance.add_gradients(packing, step, parameters, read, told)
+    if job.adapter.tasks:
+        shares = {k: part.targets / packing.targets for k, part in packing.by_task().items()}
+        return sum(w * read(k, packing.by_task()[k], w) for k, w in shares.items())
+    return _own(job, packing, step, share, told)
 
 
 def _own(job: Job, packing: Packing, step: int, share: float, told: dict[str, Any]) -> float:
@@ -300,7 +302,8 @@ def mean_loss(job: Job, rows: Sequence[TrainRow] | Packing) -> float:
     """Mean loss in nats per supervised token, no gradient. NaN without rows."""
     packing = rows if isinstance(rows, Packing) else Packing(job.base, rows)
     total, count = 0.0, 0
-    with torch.no_grad():
-        for batch in packing.passes(job.micro_tokens):
-            total, count = total + float(summed_loss(job.base, *batch)), count + len(batch[2])
+    for task, part in (packing.by_task() if job.adapter.tasks else {"": packing}).items():
+        with torch.no_grad(), job.adapter.reading(task):
+            for batch in part.passes(job.micro_tokens):
+                total, count = total + float(summed_loss(job.base, *batch)), count + len(batch[2])
     return total / count if count else math.nan

@@ -77,22 +77,19 @@ class Balance:
         packing: Packing,
         step: int,
         parameters: Sequence[torch.nn.Parameter],
-        read: Callable[[Packing, float], float],
+        read: Callable[[str, Packing, float], float],
         told: dict[str, Any],
     ) -> float:
         """Put the step's gradient where the optimiser looks; the mean loss of all its tokens.
 
         Args:
             parameters: without gradients yet.
-            read: adds the gradient of factor · mean loss of some rows, and gives the mean loss.
+            read: adds the gradient of factor · mean loss of a task's rows, and gives the mean loss.
         """
-        parts = {
-            task: Packing(packing.base, [row for row in packing.rows if row.task == task])
-            for task in sorted({row.task for row in packing.rows})
-        }
+        parts = packing.by_task()
         losses, gradients = dict[str, float](), list[list[Tensor | None]]()
         for task, part in parts.items():
-            losses[task] = read(part, self.weight(task, part, packing))
+            losses[task] = read(task, part, self.weight(task, part, packing))
             if self.settings.conflicts == "pcgrad":
                 gradients.append([p.grad for p in parameters])
                 for p in parameters:

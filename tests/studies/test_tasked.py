@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from domainwright.cli.main import app
@@ -124,6 +125,34 @@ def test_the_verdict_says_task_by_task_what_separate_adapters_bring(made):
 def _of(folder, task):
     rows = world.read_lines(folder / "dataset" / "test.jsonl")
     return {r["id"] for r in rows if (r["file"].endswith("more.jsonl")) == (task == "more")}
+
+
+def test_a_multitask_prompt_learns_every_task_apart_first(tmp_path, base):
+    """The source stage with a share for each task, then each task from its own."""
+    settings = {
+        "strategies": ["zero_shot", "multitask_prompt+tasks"],
+        "methods": {"multitask_prompt": {"rows": 4}},
+        "train": {"learning_rate": 3e-2},
+    }
+    run = decide(tasks_file(tmp_path, base, **settings), tmp_path / "run").folder
+    trial = run / "trials/multitask_prompt"
+    first = trial / "side-by-side/adapter"
+    assert json.loads((first / "adapter_config.json").read_text())["num_tasks"] == 2
+    source = load_file(first / "adapter_model.safetensors")
+    digest = json.loads((first / "manifest.json").read_text())["hash"]
+    for n, task in enumerate(("more", "plants")):
+        place = trial / "tasks" / task
+        manifest = json.loads((place / "adapter/manifest.json").read_text())
+        assert manifest["parents"]["begin"] == digest
+        own = load_file(place / "adapter/adapter_model.safetensors")
+        assert own["prefix_task_cols"].shape[0] == 1
+        # It went on from its own share, which is nearer than the other task's.
+        apart = [(own["prefix_task_cols"][0] - x).norm() for x in source["prefix_task_cols"]]
+        assert apart[n] < apart[1 - n]
+    assert not (trial / "adapter").exists(), "no adapter of all tasks is made"
+    one = items_of(run, "multitask_prompt+tasks", "scorecard-more")[0]
+    loaded = load_run(run, "multitask_prompt+tasks").for_task("more")
+    assert loaded.chat(one["question"], new_tokens=4) == one["reply"]
 
 
 def test_every_adapter_is_trained_once(tmp_path, base):
