@@ -4,7 +4,7 @@ The library prints nothing. It calls a `Listener` with `Step` records; `quiet`
 is the listener that ignores them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -33,6 +33,8 @@ class Step:
     """What to show beside the bar: {"loss": "1.93", "tokens/s": "352"}."""
     standings: tuple[Standing, ...] = ()
     """Of a study: all its strategies, in the order in which they are run."""
+    marks: Sequence[tuple[str, float]] = ()
+    """(group, mark) of every item that is answered already."""
     left_s: float | None = None
     """Seconds that the study will still take; None: not known."""
 

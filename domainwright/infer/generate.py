@@ -9,7 +9,7 @@ Dimension key: B rows, K key/value heads, N prompts, T tokens, h head size.
 """
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,6 +61,7 @@ def answer(
     sampling: Sampling | None = None,
     listen: Listener = quiet,
     stage: str = "answer",
+    told: Callable[[int, Answer], None] | None = None,
 ) -> list[Answer]:
     """The greedy answer to every prompt, in the order given, or one that is drawn.
 
@@ -70,6 +71,8 @@ def answer(
         stop_texts: an answer also ends before the first of these.
         stops: tokens that end an answer; None: those of the base's template.
         sampling: draw the tokens; None: take the likeliest.
+        told: is given every answer, with its prompt's number, once it is whole: short ones first,
+            without what it cost, and where the base's own cache is not ours without its reference.
 
     Raises:
         ConfigError: a prompt and its answer do not fit into the base's context.
@@ -87,6 +90,7 @@ def answer(
         return []
     run = _Run(base, prompts, references, new_tokens, stop_texts, sampling, listen, stage)
     run.stops = base.template.stops if stops is None else set(stops)
+    run.told = told
     begun = time.perf_counter()
     if base.feeding == "packed" and base.plain_head:
         for group in _groups(prompts, new_tokens):
@@ -96,18 +100,7 @@ def answer(
     else:
         run.unpacked()
     each = (time.perf_counter() - begun - run.reference_seconds) / len(prompts)
-    return [
-        Answer(
-            ids,
-            run.text(ids),
-            run.ended[i],
-            len(prompts[i]),
-            each,
-            run.likelihoods[i],
-            run.stopped[i],
-        )
-        for i, ids in enumerate(run.written)
-    ]
+    return [run.answer(i, each) for i in range(len(prompts))]
 
 
 def _groups(prompts: Sequence[list[int]], new_tokens: int) -> list[list[int]]:
@@ -164,6 +157,29 @@ class _Run:
         self.likelihoods: list[Likelihood | None] = [None] * len(prompts)
         self.reference_seconds = 0.0
         """Time spent on the references, which answering would not need."""
+        self.told: Callable[[int, Answer], None] | None = None
+        self._whole: list[int] = []
+        """Prompts whose answers nobody was told of yet."""
+
+    def answer(self, i: int, seconds: float) -> Answer:
+        ids = self.written[i]
+        return Answer(
+            ids,
+            self.text(ids),
+            self.ended[i],
+            len(self.prompts[i]),
+            seconds,
+            self.likelihoods[i],
+            self.stopped[i],
+        )
+
+    def _tell(self) -> None:
+        """How far it is, and the answers that are whole now."""
+        if self.told is not None:
+            for i in self._whole:
+                self.told(i, self.answer(i, 0.0))
+        self._whole = []
+        self.listen(Step(self.stage, self.done, len(self.prompts)))
 
     def text(self, ids: list[int]) -> str:
         text: str = self.base.tokenizer.decode(ids, skip_special_tokens=True)
@@ -181,7 +197,9 @@ class _Run:
                 text = self.base.tokenizer.decode(self.written[i])
                 self.ended[i] = any(stop in text for stop in self.stop_texts)
         on = not self.ended[i] and len(self.written[i]) < self.new_tokens
-        self.done += not on
+        if not on:
+            self.done += 1
+            self._whole.append(i)
         return on
 
     def packed(self, group: list[int]) -> None:
@@ -203,7 +221,7 @@ class _Run:
                         read = self._read(unread)
                     owners[row] = self._seat(slots, row, read)
             live = [row for row, owner in enumerate(owners) if owner is not None]
-            self.listen(Step(self.stage, self.done, len(self.prompts)))
+            self._tell()
             if not live:
                 return
             if 2 * len(live) <= len(owners):
@@ -329,7 +347,7 @@ class _Run:
                 flat = flatten([[*prompt, *self.written[i]]], self.base.device)
                 last_1 = torch.tensor([flat.tokens - 1], device=self.base.device)
                 on = self._take(i, self._next(self.base.logits(flat, last_1), [i])[0])
-            self.listen(Step(self.stage, self.done, len(self.prompts)))
+            self._tell()
         self._score_apart()
 
     def _score_apart(self) -> None:
@@ -357,4 +375,4 @@ class _Run:
             for token in out[0, len(prompt) :].tolist():
                 if not self._take(i, token):
                     break
-            self.listen(Step(self.stage, self.done, len(self.prompts)))
+            self._tell()

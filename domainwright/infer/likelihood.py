@@ -12,7 +12,8 @@ goes through the head once, however many requests ask for its next token.
 Dimension key: D hidden size, N predicting rows, M predicted tokens, V vocabulary.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,9 +51,17 @@ class Likelihood:
 
 @torch.no_grad()
 def score(
-    base: Base, requests: Sequence[Request], *, listen: Listener = quiet, stage: str = "score"
+    base: Base,
+    requests: Sequence[Request],
+    *,
+    listen: Listener = quiet,
+    stage: str = "score",
+    told: Callable[[int, Likelihood], None] = lambda number, likelihood: None,
 ) -> list[Likelihood]:
     """One likelihood per request, in the order given. Equal requests are computed once.
+
+    Args:
+        told: is given every likelihood, with its request's number, once it is known.
 
     Raises:
         DataError: a continuation is empty or longer than the base's context.
@@ -60,9 +69,15 @@ def score(
     keys = [_key(base, request) for request in requests]
     # Sorted by what is read: neighbours share the most.
     pending = sorted(dict.fromkeys(keys), key=lambda key: key[0][:-1])
+    places = defaultdict[Key, list[int]](list)
+    for number, key in enumerate(keys):
+        places[key].append(number)
     found: dict[Key, Likelihood] = {}
     for batch in _batches(base, pending):
-        found.update(zip(batch, _score_batch(base, batch), strict=True))
+        for key, likelihood in zip(batch, _score_batch(base, batch), strict=True):
+            found[key] = likelihood
+            for number in places[key]:
+                told(number, likelihood)
         listen(Step(stage, len(found), len(pending)))
     return [found[key] for key in keys]
 

@@ -10,8 +10,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from domainwright.core.progress import Listener, Standing, Step
-from domainwright.maths.bootstrap import Interval
+from domainwright.maths.bootstrap import Interval, interval
 from domainwright.studies._choice import STAND_IN, parts
 from domainwright.studies._format import unit
 from domainwright.studies.plan import Plan, StrategyPlan
@@ -19,8 +21,13 @@ from domainwright.studies.records import StrategyResult
 
 SEARCHED = "best method"
 """What a strategy is called until the search has found its method."""
+FEWEST_SO_FAR, EVERY_S = 10, 2.0
+"""Items that a score is told of while others are still asked, and seconds between two of them."""
 READ_BACK = 0.1
 """A strategy that took a smaller share of its plan was read back and says nothing of the pace."""
+
+
+SO_FAR = "so far"
 
 
 class Live:
@@ -40,6 +47,10 @@ class Live:
         """Name, first count and beginning of the stage that is going on."""
         self.paid: list[tuple[float, float]] = []
         """(measured, planned) seconds of the finished strategies."""
+        self.score = ""
+        """Name of the score that decides."""
+        self.told_at = 0.0
+        """When a score of some items was last told."""
 
     def __call__(self, step: Step) -> None:
         if self.stage is None or self.stage[0] != step.stage or step.done < self.stage[1]:
@@ -47,13 +58,16 @@ class Live:
         if 0 <= self.number < len(self.standings):
             standing = self.standings[self.number]
             if standing.status == "running":
-                self.standings[self.number] = replace(standing, doing=_doing(step, standing.name))
+                score = self._some(step, standing)
+                doing = _doing(step, standing.name)
+                self.standings[self.number] = replace(standing, doing=doing, score=score)
         elif step.stage.startswith("train "):
             self._ahead(step)
         self.listen(replace(step, standings=tuple(self.standings), left_s=self._left(step)))
 
-    def plan(self, plan: Plan, names: Sequence[str], seeds: int) -> None:
+    def plan(self, plan: Plan, names: Sequence[str], seeds: int, score: str) -> None:
         """All strategies wait."""
+        self.score = score
         self.repeats = seeds > 1 or bool(plan.candidates)
         known = {s.name: s for s in plan.strategies}
         self.planned = [known[name] for name in names if name in known]
@@ -62,6 +76,17 @@ class Live:
             for name in names
         ]
         self.standings = [Standing(name) for name in shown]
+
+    def _some(self, step: Step, standing: Standing) -> str:
+        """The score of the items that are answered already, where none of all is known."""
+        now = time.monotonic()
+        if standing.score and not standing.score.startswith(SO_FAR):
+            return standing.score
+        if len(step.marks) < FEWEST_SO_FAR or now - self.told_at < EVERY_S:
+            return standing.score
+        groups, marks = zip(*step.marks, strict=True)
+        self.told_at = now
+        return f"{SO_FAR} {unit(self.score).levels(interval(np.array(marks), groups))}"
 
     def _ahead(self, step: Step) -> None:
         """A training that is made before a strategy's turn comes."""

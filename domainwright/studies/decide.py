@@ -154,7 +154,7 @@ class _Study:
         if study.evaluate.sequence:
             sequence.checked(study.evaluate.sequence, self.trainer.tasks())
         self.sitting = sitting_of(self.exam, self.trainer, of_folds)
-        self.listen.plan(self.plan, names, trainings(self.plan.seeds, folds))
+        self.listen.plan(self.plan, names, trainings(self.plan.seeds, folds), self.score)
         before = self.exam.retained("base", nullcontext())
         gate = gate_of(study, self.data, self.folder, self.listen)
         self.gated = GatedTrials(self.exam, self.trainer, before, gate)

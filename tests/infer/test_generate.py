@@ -1,6 +1,7 @@
 """Batched answers against transformers' generate, one prompt at a time."""
 
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -240,6 +241,29 @@ def own_greedy(base, prompt, count):
     for _ in range(count):
         ids.append(int(own_logits(base.model, ids)[-1].argmax()))
     return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("family", ["llama", "mamba"])
+def test_whoever_wants_is_told_of_every_answer_once_it_is_whole(family):
+    base = tiny_base(family)
+    prompts = documents((3, 9, 5))
+    heard, steps = {}, []
+
+    def told(number, reply):
+        assert number not in heard and len(steps) < 30
+        heard[number] = reply
+
+    found = answer(
+        base,
+        prompts,
+        new_tokens=5,
+        references=[[1, 2]] * 3,
+        listen=lambda step: steps.append((step.done, len(heard))),
+        told=told,
+    )
+    assert {n: replace(x, seconds=0.0) for n, x in enumerate(found)} == heard
+    # Never later than the step that counts it.
+    assert steps and all(done == told_of for done, told_of in steps)
 
 
 def test_a_reference_that_does_not_fit_is_refused():

@@ -74,6 +74,13 @@ def test_batches_and_blocks_of_any_size_give_the_same(monkeypatch):
     assert (steps[-1].done, steps[-1].total) == (12, 12)
 
 
+def test_whoever_wants_is_told_of_every_likelihood():
+    base, heard = tiny_base(), {}
+    requests = [Request([1, 2, 3], [n]) for n in (4, 5, 4, 6)]
+    found = score(base, requests, told=lambda number, x: heard.setdefault(number, x))
+    assert heard == dict(enumerate(found))
+
+
 def test_equal_requests_are_computed_once(monkeypatch):
     base = tiny_base()
     requests = random_requests(3, 3)

@@ -1,8 +1,10 @@
 """What every step of a study says of the whole study."""
 
+import numpy as np
 import pytest
 
 from domainwright.core.progress import Step
+from domainwright.maths.bootstrap import interval
 from domainwright.studies import _live
 from domainwright.studies._live import Live
 from domainwright.studies.api import decide
@@ -46,7 +48,7 @@ def live(clock):
     told = []
     live = Live(told.append)
     live.told = told
-    live.plan(planned(), NAMES, 1)
+    live.plan(planned(), NAMES, 1, "token_f1")
     return live
 
 
@@ -96,7 +98,7 @@ def test_a_failure_is_shown_and_takes_no_more_time(live):
 def test_the_searched_method_has_no_name_before_it_is_found(clock):
     told = []
     live = Live(told.append)
-    live.plan(planned(Candidate(method="prefix", learning_rate=0.1, of=6)), NAMES, 1)
+    live.plan(planned(Candidate(method="prefix", learning_rate=0.1, of=6)), NAMES, 1, "token_f1")
     live.start(0, "zero_shot")
     live.finish(result("zero_shot", 0.2, None), "token_f1")
     live.start(1)
@@ -109,14 +111,37 @@ def test_the_searched_method_has_no_name_before_it_is_found(clock):
     assert told[-1].standings[1].doing == "forgetting 1 of 3"
 
 
-def test_a_study_tells_it_with_every_step(quick, base, tmp_path):
+def test_what_is_answered_already_has_a_score(live, clock):
+    live.start(0, "zero_shot")
+    marks = [(f"g{n}", float(n % 2)) for n in range(9)]
+    live(Step("zero_shot", 9, 30, marks=marks))
+    assert live.told[-1].standings[0].score == "", "too few to say anything"
+    clock.now += 3
+    marks += [("g9", 1.0)]
+    live(Step("zero_shot", 10, 30, marks=marks))
+    values, groups = [m for _, m in marks], [g for g, _ in marks]
+    want = interval(np.array(values), groups)
+    words = f"so far {want.mean:.2f} [{want.low:.2f}, {want.high:.2f}]"
+    assert live.told[-1].standings[0].score == words
+    marks += [(f"h{n}", 1.0) for n in range(9)]
+    live(Step("zero_shot", 19, 30, marks=marks))
+    assert live.told[-1].standings[0].score == words, "not with every token"
+    clock.now += 3
+    live(Step("zero_shot", 19, 30, marks=marks))
+    assert live.told[-1].standings[0].score.startswith("so far 0.74 [")
+    live.finish(result("zero_shot", 0.2, None), "token_f1")
+    assert live.told[-1].standings[0].score.startswith("token F1 0.20 [")
+
+
+def test_a_study_tells_it_with_every_step(quick, base, tmp_path, monkeypatch):
+    monkeypatch.setattr(_live, "EVERY_S", 0.0)
     told = []
-    study = world.study_file(tmp_path, base, seeds=2)
+    study = world.study_file(tmp_path, base, seeds=2, evaluate={"items": 12})
     decide(study, tmp_path / "run", listen=told.append)
     first = next(n for n, step in enumerate(told) if step.standings)
     assert all(len(step.standings) == 2 for step in told[first:])
     seen = [s.standings[1] for s in told[first:]]
     assert {s.status for s in seen} == {"waiting", "running", "done"}
-    between = [s for s in seen if s.status == "running" and s.score]
-    assert between and all(s.score.startswith("token F1 ") for s in between)
+    between = [s.score for s in seen if s.status == "running" and s.score]
+    assert {words.split()[0] for words in between} == {"so", "token"}
     assert told[-1].left_s is None and told[first].left_s > 0

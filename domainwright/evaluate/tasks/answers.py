@@ -1,11 +1,12 @@
 """Written answers: greedy generation, marked against the reference; and the answer loss."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from domainwright.core.progress import Listener, quiet
 from domainwright.core.records import Chat
 from domainwright.evaluate.metrics import SCORES
 from domainwright.evaluate.records import Item, Mark
+from domainwright.evaluate.so_far import SoFar
 from domainwright.evaluate.tasks import TASKS
 from domainwright.infer.generate import Answer, answer
 from domainwright.models.base import Base
@@ -34,7 +35,15 @@ class Answers:
         stage: str = "answers",
     ) -> list[Item]:
         """Ask and mark every row. The loss is that of the reference after the same prompt."""
-        replies = replies_of(base, rows, prompts, new_tokens=new_tokens, listen=listen, stage=stage)
+        so_far = SoFar(listen)
+
+        def told(number: int, reply: Answer) -> None:
+            item = marked(rows[number], prompts[number], reply, decide_by)
+            so_far.add(item.group, item.mark.correct)
+
+        replies = replies_of(
+            base, rows, prompts, new_tokens=new_tokens, listen=so_far, stage=stage, told=told
+        )
         return [marked(*one, decide_by) for one in zip(rows, prompts, replies, strict=True)]
 
 
@@ -47,15 +56,27 @@ def replies_of(
     listen: Listener,
     stage: str,
     losses: bool = True,
+    told: Callable[[int, Answer], None] | None = None,
 ) -> list[Answer]:
     """What the base writes behind every prompt, with the loss of the row's reference there.
+
+    Args:
+        told: see `infer.generate.answer`.
 
     Raises:
         ConfigError: a conversation does not fit into the base's context.
     """
     asked = [base.template.prompt(p.messages) for p in prompts]
     wanted = [reference_ids(base, row) for row in rows] if losses else None
-    return answer(base, asked, new_tokens=new_tokens, references=wanted, listen=listen, stage=stage)
+    return answer(
+        base,
+        asked,
+        new_tokens=new_tokens,
+        references=wanted,
+        listen=listen,
+        stage=stage,
+        told=told,
+    )
 
 
 def marked(row: Chat, prompt: Prompt, reply: Answer, decide_by: str) -> Item:

@@ -8,6 +8,7 @@ Source: lm_eval 0.4.13, api/task.py (`acc`, `acc_norm`); the first of equal scor
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,8 +17,9 @@ from domainwright.core.progress import Listener, quiet
 from domainwright.core.records import Choice
 from domainwright.evaluate.labels import headed, marked
 from domainwright.evaluate.records import Item, Mark
+from domainwright.evaluate.so_far import SoFar
 from domainwright.evaluate.tasks import TASKS
-from domainwright.infer.likelihood import Request, score
+from domainwright.infer.likelihood import Likelihood, Request, score
 from domainwright.models.base import Base
 from domainwright.models.forms import Prompt, continuation
 
@@ -48,19 +50,24 @@ class Choices:
             for choice in row.choices:
                 requests.append(Request(*continuation(base.template, prompt.text, " " + choice)))
                 owners.append(number)
+        so_far, known = SoFar(listen), defaultdict[int, dict[int, float]](dict)
+
+        def told(place: int, likelihood: Likelihood) -> None:
+            row, mine = rows[owners[place]], known[owners[place]]
+            mine[place] = likelihood.log_probability
+            if len(mine) == len(row.choices):
+                pick = _picks(row, [mine[n] for n in sorted(mine)])[decide_by]
+                so_far.add(row.group, float(pick == row.answer))
+
         begun = time.perf_counter()
-        likelihoods = score(base, requests, listen=listen, stage=stage)
+        likelihoods = score(base, requests, listen=so_far, stage=stage, told=told)
         seconds = (time.perf_counter() - begun) / max(1, len(rows))
         items, start = [], 0
         for row, prompt in zip(rows, prompts, strict=True):
             mine = likelihoods[start : start + len(row.choices)]
             asked = requests[start]
             start += len(row.choices)
-            scores = np.array([x.log_probability for x in mine])
-            picks = {
-                "accuracy": int(scores.argmax()),
-                "accuracy_norm": int((scores / [len(c) for c in row.choices]).argmax()),
-            }
+            picks = _picks(row, [x.log_probability for x in mine])
             pick = picks[decide_by]
             right = mine[row.answer]
             items.append(
@@ -81,3 +88,12 @@ class Choices:
                 )
             )
         return items
+
+
+def _picks(row: Choice, log_probabilities: Sequence[float]) -> dict[str, int]:
+    """Score -> the choice that it takes."""
+    scores = np.array(log_probabilities)
+    return {
+        "accuracy": int(scores.argmax()),
+        "accuracy_norm": int((scores / [len(c) for c in row.choices]).argmax()),
+    }
