@@ -33,10 +33,10 @@ class Step:
     """What to show beside the bar: {"loss": "1.93", "tokens/s": "352"}."""
     standings: tuple[Standing, ...] = ()
     """Of a study: all its strategies, in the order in which they are run."""
-    marks: Sequence[tuple[str, float]] = ()
-    """(group, mark) of every item that is answered already."""
     left_s: float | None = None
     """Seconds that the study will still take; None: not known."""
+    marks: Sequence[tuple[str, float]] = ()
+    """(group, mark) of every item that is answered already."""
 
 
 Listener = Callable[[Step], None]
