@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +13,8 @@ from domainwright.core.errors import CapabilityError
 from domainwright.methods import METHODS
 from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow
-from domainwright.models.hooks import Hook
+from domainwright.models.hooks import Hook, Rows
+from domainwright.models.new_words import NewWords, reading
 from domainwright.models.token_rows import TokenRows
 
 
@@ -21,7 +22,7 @@ class Adapter(nn.Module, abc.ABC):
     """Parameters that hang on a base's hook points.
 
     Attached, the base answers as adapted; detached or inside `disabled()`, it is bit for bit
-    the base.
+    the base. One that brings new words leaves them there inside `disabled()`, as they began.
     """
 
     method: str
@@ -38,8 +39,26 @@ class Adapter(nn.Module, abc.ABC):
         self.settings = settings
         self._hung: list[Hook] = []
         self._attached = False
+        self._words_on = ExitStack()
 
     base: Base
+
+    @property
+    def words(self) -> NewWords | None:
+        """Words that the base reads and writes as tokens of their own while this hangs on it."""
+        return None
+
+    @property
+    def tokenizer(self) -> Any:
+        """What turns text into the tokens that the adapted base reads."""
+        return self.base.tokenizer if self.words is None else self.words.tokenizer
+
+    def speaking(self) -> AbstractContextManager[None]:
+        """Inside this block the bare base knows the adapter's words as well, as they begin.
+
+        What it is trained on is tokenised here. Nothing changes where it brings none.
+        """
+        return reading(self.base, self.words)
 
     def places(self) -> Iterator[tuple[str, Hook]]:
         """(path of a hook point, what hangs there)."""
@@ -49,8 +68,8 @@ class Adapter(nn.Module, abc.ABC):
         """(full name of a parameter of the base, what stands in for it)."""
         yield from ()
 
-    def learned_rows(self) -> TokenRows | None:
-        """Rows of the embedding that stand in for the base's."""
+    def learned_rows(self) -> tuple[Rows, TokenRows | None] | None:
+        """Rows that stand in for the base's, of the embedding and of a head that is not tied."""
         return None
 
     def attach(self) -> None:
@@ -59,13 +78,14 @@ class Adapter(nn.Module, abc.ABC):
             return
         self._attached = True
         try:
+            self._words_on.enter_context(self.speaking())
             for path, hook in self.places():
                 self.base.hooks.add(path, hook, self)
                 self._hung.append(hook)
             for name, value in self.replacements():
                 self.base.hooks.replace(name, value, self)
             if (rows := self.learned_rows()) is not None:
-                self.base.hooks.learn(rows, self)
+                self.base.hooks.learn(*rows, self)
         except BaseException:
             # A part of an adapter must not stay behind on the base.
             self.detach()
@@ -76,6 +96,7 @@ class Adapter(nn.Module, abc.ABC):
         for hook in self._hung:
             self.base.hooks.remove(hook)
         self.base.hooks.restore(self)
+        self._words_on.close()
         self._hung.clear()
         self._attached = False
 
@@ -140,6 +161,11 @@ class Adapter(nn.Module, abc.ABC):
         """PEFT's name of what `save` writes; None: PEFT cannot read it."""
         found: str | None = METHODS.get(self.method).peft_type
         return found
+
+    @property
+    def unties(self) -> bool:
+        """Whether a merge changes the embedding and not the head that is tied to it."""
+        return False
 
     @property
     def trainable(self) -> int:

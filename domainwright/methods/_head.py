@@ -35,7 +35,8 @@ from domainwright.methods._adapter import Adapter
 from domainwright.methods._folders import method_of
 from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow
-from domainwright.models.hooks import Hook
+from domainwright.models.hooks import Hook, Rows
+from domainwright.models.new_words import NewWords
 from domainwright.models.token_rows import TokenRows
 
 Kind = Literal["classification", "labelling"]
@@ -82,8 +83,12 @@ class HeadedAdapter(Adapter):
     def replacements(self) -> Iterator[tuple[str, nn.Parameter]]:
         yield from self.inner.replacements()
 
-    def learned_rows(self) -> TokenRows | None:
+    def learned_rows(self) -> tuple[Rows, TokenRows | None] | None:
         return self.inner.learned_rows()
+
+    @property
+    def words(self) -> NewWords | None:
+        return self.inner.words
 
     def attach(self) -> None:
         if not self._attached:

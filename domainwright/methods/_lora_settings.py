@@ -2,13 +2,13 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from domainwright.core.errors import ConfigError
 from domainwright.methods._token_rows import check_words
-from domainwright.models.points import Linear
+from domainwright.models.points import Linear, Site
 
 Start = Literal["random", "pissa", "olora", "eva", "loftq"]
 
@@ -22,7 +22,8 @@ class LoraSettings:
     dropout: float = 0.0
     """Share of the branch's inputs set to zero in training. In [0, 1)."""
     targets: tuple[str, ...] = ("all-linear",)
-    """Hook points ("q", "v", "down"), module names ("q_proj"), or "all-linear"."""
+    """Hook points ("q", "v", "down", "embedding"), module names ("q_proj", "embed_tokens"), or
+    "all-linear", which leaves the embedding out."""
     rank_pattern: dict[str, int] = field(default_factory=dict)
     """Other ranks for some layers: {end of the module path, as a regular expression: rank}."""
     alpha_pattern: dict[str, float] = field(default_factory=dict)
@@ -45,13 +46,17 @@ class LoraSettings:
     tokens: tuple[str, ...] | None = None
     """Words whose own rows of the embedding are learned too, the head's where it is tied. Each is
     one token of the base, alone or after a space."""
+    new_tokens: tuple[str, ...] | None = None
+    """Words that become tokens of their own, alone and after a space, while the adapter is on."""
 
     STARTS: ClassVar[tuple[str, ...]] = ("random", "pissa", "olora", "eva")
     """Those that the method takes."""
     TAKES_PAST: ClassVar[bool] = True
+    TAKES_EMBEDDING: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_words(self.tokens)
+        check_words("tokens", self.tokens)
+        check_words("new_tokens", self.new_tokens)
         if self.start not in self.STARTS:
             raise ConfigError(
                 f"lora.start is {self.start!r}, which this method does not take.",
@@ -98,21 +103,50 @@ def _first(pattern: Mapping[str, float], path: str, otherwise: float) -> float:
     return otherwise
 
 
-def choose(linears: list[Linear], targets: tuple[str, ...]) -> list[Linear]:
+def chosen_embedding(sites: Sequence[Site], settings: LoraSettings) -> Site | None:
+    """The embedding, where `targets` name it.
+
+    Raises:
+        ConfigError: the method or another setting does not go with it.
+    """
+    site = next((x for x in sites if any(_names(t, x) for t in settings.targets)), None)
+    if site is None:
+        return None
+    others = {"past": settings.past, "tokens": settings.tokens, "new_tokens": settings.new_tokens}
+    beside = next((f"lora.{name}" for name, value in others.items() if value), None)
+    if settings.start != "random":
+        beside = f"start: {settings.start}"
+    if not settings.TAKES_EMBEDDING or beside:
+        raise ConfigError(
+            f"lora.targets names the embedding ({site.path}), which does not go with "
+            f"{beside or 'this method'}.",
+            "use lora or qlora with their random start and nothing else on the embedding, or leave "
+            "it out of the targets.",
+        )
+    return site
+
+
+def _names(target: str, place: Linear | Site) -> bool:
+    return target in (place.point, place.path) or place.path.endswith("." + target)
+
+
+def choose(
+    linears: list[Linear], targets: tuple[str, ...], sites: Sequence[Site] = ()
+) -> list[Linear]:
     """The layers `targets` name, by hook point or by the end of the module path.
+
+    Args:
+        sites: what a target may name beside them.
 
     Raises:
         ConfigError: a target that matches no layer.
     """
+    targets = tuple(t for t in targets if not any(_names(t, x) for x in sites))
     if targets == ("all-linear",):
         return linears
     found: dict[str, Linear] = {}
     for target in targets:
-        hits = [
-            x
-            for x in linears
-            if x.point == target or x.path == target or x.path.endswith("." + target)
-        ]
+        hits = [x for x in linears if _names(target, x)]
         if not hits:
             known = sorted({x.point for x in linears})
             raise ConfigError(

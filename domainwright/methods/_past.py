@@ -59,10 +59,10 @@ def read_past(
     for name in folders:
         folder = _adapter_folder(name)
         adapter = load(folder)
-        if adapter.token_rows is not None:
+        if adapter.changes_embedding:
             raise ConfigError(
                 f"lora.past: {name} has learned rows of the embedding, which are no part of a sum.",
-                "name a run without lora.tokens.",
+                "name a run without lora.tokens, lora.new_tokens and a target in the embedding.",
             )
         changes = {layer.path: change for layer, change in adapter.changes()}
         _check_layers(name, set(changes), {x.path for x in layers})

@@ -32,6 +32,7 @@ class DoraSettings(LoraSettings):
 
     STARTS: ClassVar[tuple[str, ...]] = ("random", "eva")
     TAKES_PAST: ClassVar[bool] = False
+    TAKES_EMBEDDING: ClassVar[bool] = False
 
 
 class _Turned:
@@ -116,7 +117,7 @@ class Dora(Lora):
     Adapter = DoraAdapter
     summary = "LoRA on the direction of every row, its length learned apart; merges; slower."
     parameter_formula = (
-        "Σ rank · (inputs + outputs) + outputs over the chosen layers, + hidden size per token"
+        "Σ rank · (inputs + outputs) + outputs over the chosen layers, + hidden size per token row"
     )
     learning_rate: ClassVar = {"small": 8e-4, "large": 2e-4}
     """Below and from one billion parameters; methods.md §15.3, not swept."""

@@ -10,32 +10,35 @@ factors begin, γ · (B A - B₀ A₀), and saved as a plain LoRA of twice the r
 
     A' = [A; A₀]        B' = [B, -B₀]        γ the same
 
-With `past` earlier adapters stay beside the new one (`_past`); with `tokens` their rows of the
-embedding are learned as well (`_token_rows`).
+Of the embedding the roles are exchanged: A = 0 and B random, as in PEFT (`low_rank_rows`).
+With `past` earlier adapters stay beside the new one (`_past`); with `tokens` and `new_tokens` rows
+of the embedding are learned as well (`_token_rows`, `_new_words`).
 
 Dimension key: I inputs of the layer, O outputs, R rank.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from domainwright.core.errors import DataError
 from domainwright.core.seeds import derive
-from domainwright.methods import METHODS, _peft_format, _starts, _token_rows
+from domainwright.methods import METHODS, _new_words, _peft_format, _starts, _token_rows
 from domainwright.methods._adapter import Adapter
-from domainwright.methods._lora_settings import LoraSettings, choose
+from domainwright.methods._lora_folder import EMBEDDING, load
+from domainwright.methods._lora_settings import LoraSettings, choose, chosen_embedding
 from domainwright.methods._past import Past, read_past
 from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow
-from domainwright.models.hooks import Hook
+from domainwright.models.hooks import Hook, Rows
+from domainwright.models.low_rank_rows import LowRankRows
 from domainwright.models.lowrank import LowRank
-from domainwright.models.points import Linear
+from domainwright.models.new_words import NewWords
+from domainwright.models.points import Linear, Site
 from domainwright.models.token_rows import TokenRows
 
 
@@ -54,6 +57,14 @@ class LoraAdapter(Adapter):
         self.layers, self.past = layers, past or Past()
         self.token_ids: tuple[int, ...] = ()
         self.token_rows: nn.Parameter | None = None
+        self.head_ids: tuple[int, ...] = ()
+        self.head_rows: nn.Parameter | None = None
+        """Of a head that is not tied."""
+        self._words: NewWords | None = None
+        self.embedding: Site | None = None
+        """Where a low-rank change of the embedding hangs."""
+        self.embedding_A: nn.Parameter | None = None
+        self.embedding_B: nn.Parameter | None = None
         device, rank_of = base.device, settings.rank_of
         self.A = nn.ParameterList(
             nn.Parameter(torch.zeros(rank_of(x.path), x.inputs, device=device)) for x in layers
@@ -99,24 +110,70 @@ class LoraAdapter(Adapter):
         for layer, change in self.changes():
             yield layer.path, change
 
-    def learn_tokens(self, ids: Sequence[int]) -> None:
-        """Learn the embedding's rows of these tokens too, from the base's own on."""
-        self.token_ids, self.token_rows = tuple(ids), _token_rows.rows_of(self.base, ids)
+    @property
+    def words(self) -> NewWords | None:
+        return self._words
 
-    def learned_rows(self) -> TokenRows | None:
+    def learn_tokens(
+        self, ids: Sequence[int], words: NewWords | None, head_ids: Sequence[int] = ()
+    ) -> None:
+        """Learn the embedding's rows of these tokens too, from the base's own on.
+
+        Args:
+            words: those among them that the base does not have.
+            head_ids: tokens whose rows of a head that is not tied are learned as well.
+        """
+        self._words, self.token_ids, self.head_ids = words, tuple(ids), tuple(head_ids)
+        with self.speaking():
+            self.token_rows = _token_rows.rows_of(self.base, ids)
+            if head_ids:
+                self.head_rows = _token_rows.head_rows_of(self.base, head_ids)
+
+    def change_embedding(self, site: Site) -> None:
+        """Learn a low-rank change of the embedding, PEFT's `lora_embedding_A` and `_B`.
+
+        A tied head stays as it is, as in PEFT.
+        """
+        count, width = _token_rows.table_of(self.base).shape
+        rank, device = self.settings.rank_of(site.path), self.base.device
+        self.embedding = site
+        self.embedding_A = nn.Parameter(torch.zeros(rank, count, device=device))
+        self.embedding_B = nn.Parameter(torch.zeros(width, rank, device=device))
+
+    @property
+    def unties(self) -> bool:
+        return self.embedding is not None and self.base.hooks.tied
+
+    def learned_rows(self) -> tuple[Rows, TokenRows | None] | None:
+        if self.embedding is not None:
+            assert self.embedding_A is not None and self.embedding_B is not None
+            scale = self.settings.scale_of(self.embedding.path)
+            module = self.embedding.module
+            return LowRankRows(module, self.embedding_A, self.embedding_B, scale), None
         if self.token_rows is None:
             return None
-        return TokenRows(_token_rows.embedding_of(self.base)[1], self.token_ids, self.token_rows)
+        rows, *of_head = (TokenRows(table, ids, rows) for _, table, ids, rows in self._rows())
+        return rows, of_head[0] if of_head else None
+
+    @property
+    def changes_embedding(self) -> bool:
+        return self.token_rows is not None or self.embedding is not None
 
     @property
     def shares_batch(self) -> bool:  # type: ignore[override]
-        """A tied head has one table for all rows of a batch."""
-        return self.token_rows is None
+        """The embedding and a tied head are one table for all rows of a batch."""
+        return not self.changes_embedding
 
     @torch.no_grad()
     def start(self, seed: int) -> None:
-        """A ~ U(-1/√I, 1/√I), PEFT's kaiming_uniform(√5), and B = 0; or as the settings say."""
+        """A ~ U(-1/√I, 1/√I), PEFT's kaiming_uniform(√5), and B = 0; or as the settings say.
+
+        Of the embedding A = 0 and B ~ N(0, 1), as in PEFT.
+        """
         settings = self.settings
+        if self.embedding is not None and self.embedding_B is not None:
+            source = torch.Generator().manual_seed(derive(seed, "lora", self.embedding.path))
+            self.embedding_B.copy_(torch.randn(self.embedding_B.shape, generator=source))
         for i, (layer, a, b) in enumerate(zip(self.layers, self.A, self.B, strict=True)):
             if origin := self.origin(i):
                 made = _starts.COUNTED[settings.start](
@@ -161,7 +218,8 @@ class LoraAdapter(Adapter):
 
     def rate_groups(self) -> list[tuple[list[nn.Parameter], float]]:
         # B alone learns faster: rows of the embedding are no part of a product.
-        first = [*self.A, *([] if self.token_rows is None else [self.token_rows])]
+        rows = self.token_rows, self.head_rows, self.embedding_A, self.embedding_B
+        first = [*self.A, *(x for x in rows if x is not None)]
         rest = [p for p in self.parameters() if not any(p is a for a in first)]
         return [(first, 1.0), (rest, self.settings.rate_ratio)]
 
@@ -172,13 +230,27 @@ class LoraAdapter(Adapter):
         yield from self.merged_rows()
 
     def merged_rows(self) -> Iterator[tuple[str, Tensor]]:
-        """The embedding with the learned rows, where there are some; a tied head is the same."""
-        if self.token_rows is None:
-            return
-        path, module = _token_rows.embedding_of(self.base)
-        merged_VD = module._parameters["weight"].detach().clone()  # type: ignore[union-attr]
-        merged_VD[list(self.token_ids)] = self.token_rows.detach().to(merged_VD.dtype)
-        yield f"{path}.weight", merged_VD
+        """The tables with what is learned of them, where it is; a tied head is the embedding,
+        unless the adapter `unties` it."""
+        if self.embedding is not None:
+            assert self.embedding_A is not None and self.embedding_B is not None
+            change_VD = (self.embedding_B @ self.embedding_A).detach().T
+            change_VD = change_VD * self.settings.scale_of(self.embedding.path)
+            own_VD = _token_rows.table_of(self.base)
+            yield f"{self.embedding.path}.weight", (own_VD.float() + change_VD).to(own_VD.dtype)
+        with self.speaking():
+            merged = {f"{k}.weight": module._parameters["weight"] for k, module, *_ in self._rows()}
+        for path, _, ids, rows in self._rows():
+            table_VD = merged[f"{path}.weight"].detach().clone()  # type: ignore[union-attr]
+            table_VD[list(ids)] = rows.detach().to(table_VD.dtype)
+            yield f"{path}.weight", table_VD
+
+    def _rows(self) -> Iterator[tuple[str, nn.Module, tuple[int, ...], nn.Parameter]]:
+        """(path of a table, the table, tokens, their learned rows)."""
+        if self.token_rows is not None:
+            yield *_token_rows.embedding_of(self.base), self.token_ids, self.token_rows
+        if self.head_rows is not None:
+            yield *_token_rows.head_of(self.base), self.head_ids, self.head_rows
 
     def as_stored(self, layer: Linear, weight_OI: Tensor) -> Tensor:
         stored = weight_OI.T if layer.transposed else weight_OI
@@ -194,10 +266,11 @@ class LoraAdapter(Adapter):
                 a, b = torch.cat([still[0], a]), torch.cat([still[1], b], dim=1)
             found[f"{layer.path}.lora_A.weight"] = a
             found[f"{layer.path}.lora_B.weight"] = b
-        if self.token_rows is not None:
-            path, _ = _token_rows.embedding_of(self.base)
-            found[path + _token_rows.TAIL] = self.token_rows
-        return found
+        if self.embedding is not None:
+            assert self.embedding_A is not None and self.embedding_B is not None
+            both = zip(EMBEDDING, (self.embedding_A, self.embedding_B), strict=True)
+            found |= {self.embedding.path + ending: value for ending, value in both}
+        return found | {path + _token_rows.TAIL: rows for path, _, _, rows in self._rows()}
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor], folder: Path) -> None:
@@ -219,6 +292,8 @@ class LoraAdapter(Adapter):
 
     def save(self, folder: Path) -> None:
         _peft_format.write(folder, self.peft_config(), self.stored(), self.notes())
+        if self.words is not None:  # without it nobody knows which words the rows are of
+            self.words.tokenizer.save_pretrained(folder)
 
     def notes(self) -> dict[str, Any]:
         held = {"past": list(self.past.holds)} if self.past.holds else {}
@@ -230,7 +305,7 @@ class LoraAdapter(Adapter):
 
     def peft_config(self) -> dict[str, Any]:
         settings = self.settings
-        paths = [x.path for x in self.layers]
+        paths = [x.path for x in (*self.layers, self.embedding) if x is not None]
         # Of twice the rank where the origin is part of the file; γ stays the same.
         times = 2 if self.counted else 1
         factor = math.sqrt(times) if settings.rslora else times
@@ -246,9 +321,16 @@ class LoraAdapter(Adapter):
             "fan_in_fan_out": any(x.transposed for x in self.layers),
             "rank_pattern": {k: times * r for k, r in settings.rank_pattern.items()},
             "alpha_pattern": {k: factor * a for k, a in settings.alpha_pattern.items()},
-            **({_token_rows.KEY: list(self.token_ids)} if self.token_ids else {}),
+            **self._indices(),
             **(self._whole_ranks() if self.past.factors else {}),
         }
+
+    def _indices(self) -> dict[str, Any]:
+        """PEFT's key for the tokens whose rows are learned, with the tables where there are two."""
+        tables = {path: list(ids) for path, _, ids, _ in self._rows()}
+        if not tables:
+            return {}
+        return {_token_rows.KEY: tables if len(tables) > 1 else list(self.token_ids)}
 
     def _whole_ranks(self) -> dict[str, Any]:
         """PEFT's keys for the ranks of every layer with its past; γ stays the same."""
@@ -273,7 +355,7 @@ class Lora:
     version = 1
     summary = "A low-rank change beside every linear layer; merges into the base."
     parameter_formula = (
-        "rank · Σ (inputs + outputs) over the chosen layers, + hidden size per token"
+        "rank · Σ (inputs + outputs) over the chosen layers, + hidden size per token row"
     )
     peft_type: ClassVar[str | None] = "LORA"
     identity_start = True
@@ -286,105 +368,25 @@ class Lora:
     @classmethod
     def build(cls, base: Base, settings: LoraSettings, seed: int) -> LoraAdapter:
         """A fresh adapter, which changes nothing yet; with a past, nothing more than that."""
-        layers = choose(base.hooks.linears, settings.targets)
+        sites = base.hooks.at("embedding")
+        layers = choose(base.hooks.linears, settings.targets, sites)
         if settings.past:
             past = read_past(settings.past, layers, lambda folder: cls.load(base, folder))
             adapter = LoraAdapter(base, settings, layers, past)
         else:
             adapter = cls.Adapter(base, settings, layers)
-        if settings.tokens is not None:
-            adapter.learn_tokens(_token_rows.ids_of(base, settings.tokens))
+        if (site := chosen_embedding(sites, settings)) is not None:
+            adapter.change_embedding(site)
+        if settings.tokens or settings.new_tokens:
+            known = _token_rows.ids_of(base, settings.tokens or ())
+            words = _new_words.new_words(base, settings.new_tokens) if settings.new_tokens else None
+            fresh = words.ids if words else ()
+            # As PEFT: rows that the head has stay, unless it is the embedding.
+            adapter.learn_tokens((*known, *fresh), words, () if base.hooks.tied else fresh)
         adapter.start(seed)
         return adapter
 
     @classmethod
     def load(cls, base: Base, folder: Path) -> LoraAdapter:
-        """An adapter saved by us or by PEFT, checked key by key.
-
-        Raises:
-            DataError: another base, a missing or surplus tensor, or a LoRA variant that this
-                method does not compute.
-        """
-        return _load(base, folder, cls.Settings, cls.Adapter)
-
-
-def _load(
-    base: Base, folder: Path, settings_of: type[LoraSettings], adapter_of: type[LoraAdapter]
-) -> LoraAdapter:
-    """An adapter of the LoRA family; `adapter_of` says which."""
-    config, tensors, noted = _peft_format.read(folder)
-    _peft_format.check_base(noted, base.sha256, base.source.name, folder)
-    if noted:
-        _peft_format.check_method(noted, adapter_of.method, folder)
-    _check_variant(config, adapter_of, folder)
-    linears = base.hooks.linears
-    tokens = _token_rows.declared(config, base, folder)
-    layered = [name for name in tensors if not name.endswith(_token_rows.TAIL)]
-    paths = {name.rsplit(".lora_", 1)[0] for name in layered}
-    strange = paths - {x.path for x in linears}
-    if strange:
-        raise DataError(
-            f"{folder} adapts {min(strange)!r}, which the base does not have.",
-            "load it on the base it was trained on.",
-        )
-    own = noted.get("settings", {})
-    # With a past, the file holds it: the ranks of both are the adapter's now.
-    given = {f.name: own[f.name] for f in fields(settings_of) if f.name in own and f.name != "past"}
-    if given.get("start") not in _starts.COUNTED:  # else the file's rank is not the adapter's
-        given |= {
-            "rank": int(config["r"]),
-            "alpha": float(config["lora_alpha"]),
-            "rank_pattern": dict(config.get("rank_pattern") or {}),
-            "alpha_pattern": dict(config.get("alpha_pattern") or {}),
-        }
-    given |= {
-        "dropout": float(config.get("lora_dropout", 0.0)),
-        "rslora": bool(config.get("use_rslora")),
-        "targets": tuple(sorted(paths)),
-        # As the run named them; of PEFT's folder, as the tokenizer writes them.
-        "tokens": tuple(own.get("tokens") or base.tokenizer.convert_ids_to_tokens(tokens)) or None,
-    }
-    settings = settings_of(**given)
-    # What the config declares counts as well: PEFT leaves a layer without tensors bare.
-    paths |= _peft_format.declared(config, {x.path: x.block for x in linears})
-    adapter = adapter_of(base, settings, [x for x in linears if x.path in paths])
-    adapter.past = Past(holds=tuple(noted.get("past", ())))
-    if tokens:
-        adapter.learn_tokens(tokens)
-    adapter.restore(tensors, folder)
-    return adapter
-
-
-_VARIANTS = (
-    "modules_to_save",
-    "lora_bias",
-    "layer_replication",
-    "target_parameters",
-    "alora_invocation_tokens",
-    "use_qalora",
-    "use_bdlora",
-    "kasa_config",
-    "monteclora_config",
-    "arrow_config",
-)
-"""Settings of PEFT's LoraConfig that change what is computed."""
-
-
-def _check_variant(config: dict[str, Any], kind: type[LoraAdapter], folder: Path) -> None:
-    found = {key: config[key] for key in _VARIANTS if config.get(key)}
-    if bool(config.get("use_dora")) != (kind.method == "dora"):
-        found["use_dora"] = config.get("use_dora", False)
-    if config.get("peft_type") != "LORA":
-        found = {"peft_type": config.get("peft_type")}
-    # Other named starts (PiSSA, OLoRA, …) also changed the weights of the base.
-    start = config.get("init_lora_weights")
-    if isinstance(start, str) and start not in ("gaussian", "eva", "orthogonal"):
-        found["init_lora_weights"] = start
-    for key, value in found.items():
-        other = "lora" if kind.method == "dora" else "dora"
-        raise DataError(
-            f"{folder} uses {key} = {value!r}, which {kind.method}@{kind.version} does not "
-            "compute.",
-            f"load it with {other if key == 'use_dora' else 'PEFT'}, or train it again with "
-            f"{kind.method}.",
-        )
+        """An adapter saved by us or by PEFT; see `_lora_folder.load`."""
+        return load(base, folder, cls.Settings, cls.Adapter)

@@ -28,6 +28,7 @@ from domainwright.models.flat import Flat, block_mask, filled, flatten, tile, wh
 from domainwright.models.four_bit import KINDS
 from domainwright.models.fused import Trunk, recognise
 from domainwright.models.hooks import Hooks
+from domainwright.models.new_words import NewWords
 from domainwright.models.quantised import Quantised
 from domainwright.models.resolve import Source, check_safe, resolve, weights_hash
 from domainwright.models.stand_in import quantise_linears
@@ -59,6 +60,8 @@ class Base:
     head_is_product: bool = True
     """Logits are one matrix product of the final hidden states."""
     hooks: Hooks = field(init=False)
+    words: NewWords | None = field(init=False, default=None)
+    """Words that it reads now beside its own tokens; see `new_words.reading`."""
     trunk: Trunk | None = field(init=False, default=None)
     """The faster execution of the backbone, where it was recognised and proven equal."""
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from domainwright.core.errors import CapabilityError
+from domainwright.models.low_rank_rows import LowRankRows
 from domainwright.models.lowrank import LowRank, adapted, frozen
 from domainwright.models.points import Linear, Site, find_linears, find_sites
 from domainwright.models.quantised import product
@@ -25,6 +26,8 @@ from domainwright.models.replaced import AsRead, Replaced
 from domainwright.models.stand_in import StandIn, agreed
 from domainwright.models.token_rows import TokenRows
 
+Rows = TokenRows | LowRankRows
+"""What an adapter changes of the embedding."""
 Hook = Callable[..., Any]
 """(input (…, I), output (…, O)) -> new output (…, O).
 
@@ -48,8 +51,8 @@ class Hooks:
         self._suspended = False
         self._spans: Mapping[Any, slice] | None = None
         self._replaced = Replaced(model, self._reads)
-        self._rows: tuple[TokenRows, Any] | None = None
-        """Learned rows of the embedding, and whose they are."""
+        self._rows: tuple[Rows, TokenRows | None, Any] | None = None
+        """Learned rows of the embedding, those of the head, and whose they are."""
         self._heads: dict[Any, Any] = {}
         """Owner -> its head for labels."""
 
@@ -85,10 +88,12 @@ class Hooks:
 
     def restore(self, owner: Any) -> None:
         self._replaced.remove(owner)
-        if self._rows is not None and self._rows[1] is owner:
-            rows, self._rows = self._rows[0], None
+        if self._rows is not None and self._rows[2] is owner:
+            (rows, of_head, _), self._rows = self._rows, None
             del rows.module.forward
             rows.forget()
+            if of_head is not None:
+                of_head.forget()
 
     @property
     def tied(self) -> bool:
@@ -97,29 +102,34 @@ class Hooks:
         own = [x.module._parameters.get("weight") for x in self.at("embedding")]
         return head is not None and any(head._parameters.get("weight") is x for x in own)
 
-    def learn(self, rows: TokenRows, owner: Any) -> None:
+    def learn(self, rows: Rows, of_head: TokenRows | None, owner: Any) -> None:
         """Let the model read `rows` in its embedding, and in a tied head, until `restore(owner)`.
+
+        Args:
+            of_head: of a head that is not tied, where rows of it are learned too.
 
         Raises:
             CapabilityError: another adapter replaces the embedding or rows of it.
         """
+        if isinstance(rows, TokenRows) and self.tied:
+            of_head = rows
         # Covered without a change as well: whoever else wants this weight is told.
         self._replaced.cover(rows.module, "weight", owner, lambda own: own)
-        if self.tied:
-            self._replaced.cover(_output(self.model), "weight", owner, rows.read)
-        self._rows = rows, owner
+        if of_head is not None:
+            self._replaced.cover(_output(self.model), "weight", owner, of_head.read)
+        self._rows = rows, of_head, owner
         rows.module.forward = lambda ids: self._embedded(rows, owner, ids)
 
-    def _embedded(self, rows: TokenRows, owner: Any, ids: Tensor) -> Tensor:
+    def _embedded(self, rows: Rows, owner: Any, ids: Tensor) -> Tensor:
         out: Tensor = type(rows.module).forward(rows.module, ids)
         return rows.embedded(ids, out) if self._reads(owner) else out
 
     @property
     def head_rows(self) -> TokenRows | None:
-        """The rows of a tied head that learn now."""
-        if self._rows is None or not self.tied or not self._reads(self._rows[1]):
+        """The rows of the head that learn now."""
+        if self._rows is None or self._rows[1] is None or not self._reads(self._rows[2]):
             return None
-        return self._rows[0] if self._rows[0].learning else None
+        return self._rows[1] if self._rows[1].learning else None
 
     def reading(self, as_read: AsRead) -> AbstractContextManager[None]:
         """Inside this block what stands in for a parameter is read as `as_read` says."""

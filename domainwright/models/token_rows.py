@@ -40,11 +40,7 @@ class TokenRows:
         rows = functional.embedding(
             slots.clamp_min(0), self.values_nD.to(out.dtype), padding_idx=self._padding
         )
-        # Gemma 3 multiplies what it looks up.
-        scale = getattr(self.module, "embed_scale", None)
-        if scale is not None:
-            rows = rows * (scale.to(out.dtype) if isinstance(scale, Tensor) else scale)
-        return torch.where((slots >= 0)[..., None], rows, out)
+        return torch.where((slots >= 0)[..., None], scaled_as(self.module, rows), out)
 
     def read(self, own_VD: Tensor) -> Tensor:
         """A tied head's weight; it carries the rows' gradient where that is asked for."""
@@ -76,6 +72,14 @@ class TokenRows:
     def pulled(self, pull_NV: Tensor, hidden_ND: Tensor) -> Tensor:
         """Gradient (n, D), float32, of a tied head's learned rows from that of the logits."""
         return pull_NV[:, self.ids_n].float().T @ hidden_ND.float()
+
+
+def scaled_as(embedding: nn.Module, rows: Tensor) -> Tensor:
+    """Rows times what the module multiplies what it looks up with, as Gemma 3's does."""
+    scale = getattr(embedding, "embed_scale", None)
+    if scale is None:
+        return rows
+    return rows * (scale.to(rows.dtype) if isinstance(scale, Tensor) else scale)
 
 
 class _Patched(torch.autograd.Function):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from domainwright.core.errors import CapabilityError
+from domainwright.core.errors import CapabilityError, ConfigError
 from domainwright.core.records import Text
 from domainwright.curate.split import Split
 from domainwright.methods._adapter import Adapter
@@ -88,7 +88,14 @@ def probe_methods(
     methods: Sequence[str],
     general: Sequence[Text],
 ) -> Probed:
-    """Method -> (its run, what it costs, whether with gradient checkpointing)."""
+    """Method -> (its run, what it costs, whether with gradient checkpointing).
+
+    Rows are in the base's own tokens: with new words of an adapter a run takes a little less.
+
+    Raises:
+        ConfigError: `new_tokens` where losses of different tokens would be compared.
+    """
+    _check_new_tokens(study, methods)
     rows = _probed(study, data)
     labels = labels_of(rows.train, study.train)
     kept, _ = preflight(base, rows.train, study.train)
@@ -110,6 +117,23 @@ def probe_methods(
         resident = costs.resident_mib + _held_later_mib(study, base)
         found[method] = (wish, replace(costs, resident_mib=resident), recompute)
     return found
+
+
+def _check_new_tokens(study: StudySettings, methods: Sequence[str]) -> None:
+    named = [m for m in methods if study.methods.get(m, {}).get("new_tokens")]
+    if named and searches(study):
+        raise ConfigError(
+            f"The search compares losses per token, and methods.{named[0]}.new_tokens makes other "
+            "tokens of the same text.",
+            f"name the method: `strategies: [zero_shot, {named[0]}]`, or leave `new_tokens` out.",
+        )
+    distil = study.train.distil
+    if named and distil is not None and distil.learn == "logits":
+        raise ConfigError(
+            f"train.distil.learn is 'logits', and no teacher knows the tokens of "
+            f"methods.{named[0]}.new_tokens.",
+            "set `train: {distil: {learn: sequences}}`, or leave `new_tokens` out.",
+        )
 
 
 def _probed(study: StudySettings, data: StudyData) -> Split:

@@ -224,11 +224,13 @@ def _changes_of(adapter: Adapter) -> Changes:
     Raises:
         ConfigError: the mean of its parameters is not the mean of what it does.
     """
-    if isinstance(adapter, LoraAdapter) and adapter.token_rows is not None:
+    if isinstance(adapter, LoraAdapter) and adapter.changes_embedding:
+        which = "tokens" if adapter.words is None else "new_tokens"
+        which = which if adapter.embedding is None else "targets"
         raise ConfigError(
-            "A run with `lora.tokens` cannot be combined: rows of the embedding that stand in for "
-            "the base's are no sum of changes.",
-            "combine runs of lora without `tokens`.",
+            f"A run with `lora.{which}` cannot be combined: what it changes of the embedding is no "
+            "change of linear layers.",
+            f"combine runs of lora without it: leave `{which}` out, or name linear layers alone.",
         )
     if isinstance(adapter, LoraAdapter) and adapter.method == "lora":
         found = {}

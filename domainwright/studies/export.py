@@ -2,11 +2,13 @@
 
 import shlex
 import shutil
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from domainwright.core.artifacts import MANIFEST
 from domainwright.core.errors import ConfigError, DataError
@@ -72,15 +74,16 @@ def export(
             )
         loaded.adapter.save(output)
         (output / OWN).unlink()  # for readers that know PEFT alone
-        loaded.base.tokenizer.save_pretrained(output)
+        loaded.adapter.tokenizer.save_pretrained(output)
         _write_gate(run, output)
         return output
-    model = _merged(run, loaded, merge, task)
-    # Our attention plug-in is no name that other programs know.
-    model.set_attn_implementation("sdpa")
-    with quiet_transformers():
-        model.save_pretrained(output)
-    loaded.base.tokenizer.save_pretrained(output)
+    with ExitStack() as held:
+        model = _merged(run, loaded, merge, task, held)
+        # Our attention plug-in is no name that other programs know.
+        model.set_attn_implementation("sdpa")
+        with quiet_transformers():
+            model.save_pretrained(output)
+    loaded.adapter.tokenizer.save_pretrained(output)
     for file in output.iterdir():
         file.chmod(0o644)
     shutil.copyfile(run / "study.yaml", output / "study.yaml")
@@ -103,8 +106,12 @@ def _loaded(run: Path, task: str | None) -> Run:
 
 
 @torch.no_grad()
-def _merged(run: Path, loaded: Run, merge: str | None, task: str | None) -> Any:
-    """The run's base in full precision, with the adapter in its weights."""
+def _merged(run: Path, loaded: Run, merge: str | None, task: str | None, held: ExitStack) -> Any:
+    """The run's base in full precision, with the adapter in its weights.
+
+    Args:
+        held: as long as it is open, the model has rows for the adapter's new words.
+    """
     base, adapter = loaded.base, loaded.adapter
     assert adapter is not None
     if merge is not None and not isinstance(adapter, QloraAdapter):
@@ -122,13 +129,25 @@ def _merged(run: Path, loaded: Run, merge: str | None, task: str | None) -> Any:
         own = f"trials/{method}/adapter" if method else "adapter"
         folder = run / result.adapters[task] if result and task else in_force(run, own)
         adapter = METHODS.get(adapter.method).load(base, folder)
+    held.enter_context(adapter.speaking())
     if isinstance(adapter, QloraAdapter):
         merged = adapter.merged_parameters(merge or MERGES[0])
     else:
         merged = adapter.merged_parameters()
+    if adapter.unties:
+        _untie(base.model)
     for name, weight in merged:
         base.model.get_parameter(name).copy_(weight)
     return base.model
+
+
+def _untie(model: Any) -> None:
+    """Give the head a weight of its own, the one that it had."""
+    head = model.get_output_embeddings()
+    head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    model.config.tie_word_embeddings = False
+    model.config.get_text_config().tie_word_embeddings = False
+    model.all_tied_weights_keys = {}
 
 
 def trained_method(run: Path) -> str | None:

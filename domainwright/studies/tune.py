@@ -148,13 +148,16 @@ def begin(wanted: Wanted, resume: bool, listen: Listener) -> Begun:
         if wanted.begin
         else build(base, method, wanted.method_settings, seed, labels, wanted.side_by_side)
     )
-    kept, aside, parents = _taught(wanted, listen)
+    kept, aside, parents = _taught(wanted, adapter, listen)
     kept = with_tasks(kept, wanted.tasks)
     folder, longest = wanted.lessons or wanted.folder / "lessons", limit(base, settings)
     measured = [*wanted.general, *wanted.hidden]
     replay, unused, more = replay_rows(base, settings, measured, longest, folder, listen)
     aside, parents = aside + unused, parents | more | adapter.parents
-    wish = wish_of(base, kept, wanted.development, wanted.general, settings, seed, wanted.memory_gb)
+    with adapter.speaking():
+        wish = wish_of(
+            base, kept, wanted.development, wanted.general, settings, seed, wanted.memory_gb
+        )
     watched = with_tasks(wish.watched, wanted.tasks)
     wish = replace(wish, replay=replay, shares=wanted.shares, watched=watched)
     total = settings.steps or wanted.steps or full_steps(len(kept), settings)
@@ -165,7 +168,8 @@ def begin(wanted: Wanted, resume: bool, listen: Listener) -> Begun:
     if wanted.begin:
         parents = parents | {"begin": read_manifest(wanted.begin, "adapter")["hash"]}
     else:
-        adapter.prepare(kept, seed)
+        with adapter.speaking():
+            adapter.prepare(kept, seed)
     chosen = {
         **as_mapping(settings),
         "steps": total,
@@ -193,22 +197,25 @@ def begin(wanted: Wanted, resume: bool, listen: Listener) -> Begun:
 
 
 def _taught(
-    wanted: Wanted, listen: Listener
+    wanted: Wanted, adapter: Adapter, listen: Listener
 ) -> tuple[list[TrainRow], list[SetAside], dict[str, str]]:
     """(training rows with what a teacher adds to them, rows set aside, the run's parents)."""
     base, settings, distil = wanted.base, wanted.settings, wanted.settings.distil
     if distil is None:
-        return *preflight(base, wanted.rows, settings), wanted.parents
+        with adapter.speaking():
+            return *preflight(base, wanted.rows, settings), wanted.parents
     if distil.teacher:
         distil = replace(distil, teacher=answering(distil.teacher))
     folder = wanted.lessons or wanted.folder / "lessons"
     if distil.learn == "sequences":
         rows, unanswered, said = dictated(base, wanted.rows, distil, folder, listen)
-        kept, aside = preflight(base, rows, settings)
+        with adapter.speaking():
+            kept, aside = preflight(base, rows, settings)
         aside = unanswered + aside
     else:
-        kept, aside = preflight(base, wanted.rows, settings)
-        kept, said = with_lessons(base, kept, distil, folder, listen)
+        with adapter.speaking():
+            kept, aside = preflight(base, wanted.rows, settings)
+            kept, said = with_lessons(base, kept, distil, folder, listen)
     return kept, aside, wanted.parents | {"lessons": said}
 
 
@@ -343,7 +350,7 @@ def full_steps(rows: int, settings: TrainSettings) -> int:
 def _write_adapter(folder: Path, adapter: Adapter, parents: dict[str, str]) -> dict[str, Any]:
     with disk_errors(folder):
         adapter.save(folder)
-    adapter.base.tokenizer.save_pretrained(folder)
+    adapter.tokenizer.save_pretrained(folder)
     files = sorted(
         p
         for p in folder.iterdir()

@@ -212,7 +212,11 @@ def _begin(runs: list[Run], watched: Watched, resume: bool) -> None:
         # Before its first step every candidate is the base: one reading is that of all.
         after, known = fresh[0].job, dict(fresh[0].job.start or {})
         if not known:
-            after, known = within_memory(after, watched.rows, lambda job: watched.losses(job, 0))
+            # New words are read as they begin, for the rows hold their tokens.
+            with after.adapter.speaking():
+                after, known = within_memory(
+                    after, watched.rows, lambda job: watched.losses(job, 0)
+                )
         for run in fresh:
             run.start(known, after.micro_tokens)
     for run in runs:

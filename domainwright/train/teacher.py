@@ -135,6 +135,7 @@ def with_lessons(
     Raises:
         ConfigError: the teacher has other tokens than the student, or too short a context.
     """
+    _check_words(student, settings)
     teacher = find(settings.teacher, student)
     asked = [[row.ids, row.supervised] for row in rows]
     parents = {
@@ -145,6 +146,7 @@ def with_lessons(
 
     def fill(out: Path) -> None:
         with seated(teacher, student) as base:
+            _check_words(base, settings)
             _check_tokens(teacher, base, student, rows)
             said = list(_said(base, student.vocabulary, rows, settings, listen))
         names = ("ids_NK", "logs_NK", "rest_N")
@@ -175,6 +177,16 @@ def with_blank_lessons(
         replace(r, lesson=Lesson.blank(r.targets, kept, settings.weight, settings.temperature))
         for r in rows
     ]
+
+
+def _check_words(base: Base, settings: DistilSettings) -> None:
+    """Refuse probabilities of tokens that only one of both has."""
+    if base.words is not None:
+        raise ConfigError(
+            f"train.distil.learn is 'logits', and {list(base.words.texts)} are tokens of the "
+            "student or of its teacher alone (lora.new_tokens).",
+            "set `train: {distil: {learn: sequences}}`, or leave `new_tokens` out.",
+        )
 
 
 def _check_tokens(teacher: Teacher, base: Base, student: Base, rows: Sequence[TrainRow]) -> None:

@@ -97,6 +97,12 @@ def check_alike(jobs: Sequence[Job]) -> None:
                     "together read the same documents in the same order and passes.",
                     f"give all of them the same {name}, or train them apart.",
                 )
+        if job.adapter.words != first.adapter.words:
+            raise ConfigError(
+                f"Job {number} and job 1 bring different new words, so the same text is other "
+                "tokens for each.",
+                "give all of them the same lora.new_tokens, or train them apart.",
+            )
         if job.settings.batch != first.settings.batch:
             raise ConfigError(
                 f"Job {number} has train.batch {job.settings.batch}, and job 1 has "

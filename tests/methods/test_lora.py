@@ -105,7 +105,6 @@ def test_pefts_ways_of_naming_layers(settings, layers, tmp_path):
         {"lora_bias": True},
         {"modules_to_save": ["lm_head"]},
         {"target_modules": ["q_proj", "lm_head"]},
-        {"target_modules": ["q_proj", "embed_tokens"]},
         {"init_lora_weights": "pissa"},
         {"init_lora_weights": "olora"},
         {"layer_replication": [[0, 2], [1, 2]]},
