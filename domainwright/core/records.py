@@ -3,13 +3,17 @@
 from dataclasses import dataclass
 from typing import Protocol, Self
 
+ASKING = ("user", "text")
+"""Roles of a turn that is answered."""
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a conversation."""
 
     role: str
-    """"system", "user" or "assistant"."""
+    """"system", "user" or "assistant"; or "text": a prompt that is read as it stands, by no chat
+    template, and so is the whole conversation."""
     content: str
 
 
@@ -54,12 +58,18 @@ class Chat(Row):
 
     @property
     def question(self) -> str:
-        """The last user turn."""
-        return next(m.content for m in reversed(self.messages) if m.role == "user")
+        """The last user turn, or the prompt."""
+        return next(m.content for m in reversed(self.messages) if m.role in ASKING)
 
     @property
     def answer(self) -> str:
-        return self.messages[-1].content
+        said = self.messages[-1].content
+        return said.strip() if self.literal else said
+
+    @property
+    def literal(self) -> bool:
+        """Whether it is plain text: a prompt and, with the space ahead of it, its answer."""
+        return any(m.role == "text" for m in self.messages)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +84,9 @@ class Choice(Row):
     ask: str | None = None
     """Of a text to be labelled: what is asked about it, at the head of a prompt; "" where the
     user's own instruction asks. None: the question asks itself."""
+    delimiter: str | None = None
+    """What stands between a question that is a prompt as it stands, its `ask` ahead of it, and
+    each choice. None: question and choices are put in the house's form."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

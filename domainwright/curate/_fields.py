@@ -90,7 +90,7 @@ def mapped(row: Row, change: Callable[[str, str], str]) -> Row:
 
 
 def _turns(messages: tuple[Message, ...]) -> list[tuple[str, str]]:
-    names = {"system": "system", "user": "question", "assistant": "answer"}
+    names = {"system": "system", "user": "question", "text": "question", "assistant": "answer"}
     return [(names[message.role], message.content) for message in messages]
 
 

@@ -113,12 +113,15 @@ def read_dataset(folder: Path) -> Dataset:
 
 
 def row_as_json(row: Row) -> dict[str, Any]:
-    """The row as plain data, its kind first, without a provenance or an ask that it has not."""
+    """The row as plain data, its kind first, without a provenance, an ask or a delimiter that it
+    has not."""
     data = {"kind": _NAMES[type(row)], **dataclasses.asdict(row)}
     if row.provenance is None:
         del data["provenance"]
-    if isinstance(row, records.Choice) and row.ask is None:
-        del data["ask"]
+    if isinstance(row, records.Choice):
+        for name in ("ask", "delimiter"):
+            if data[name] is None:
+                del data[name]
     return data
 
 

@@ -58,7 +58,10 @@ def label_set(rows: Sequence[Row], *, fewest: int = 2) -> LabelSet | None:
 
 def label_set_of(rows: Sequence[Row]) -> LabelSet | None:
     """The labels of rows that `as_choices` made; None where choices differ or there are none."""
-    found = {(row.choices, row.ask) if isinstance(row, Choice) else ((), None) for row in rows}
+    found = {
+        (row.choices, row.ask) if isinstance(row, Choice) and row.delimiter is None else ((), None)
+        for row in rows
+    }
     names, ask = found.pop() if len(found) == 1 else ((), None)
     return LabelSet(names, ask) if names else None
 

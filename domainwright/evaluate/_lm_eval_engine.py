@@ -19,8 +19,8 @@ from typing import Any
 from domainwright.core.errors import CapabilityError, ConfigError
 from domainwright.core.progress import Listener, Step
 from domainwright.infer._sampling import Sampling
-from domainwright.infer.generate import answer
-from domainwright.infer.likelihood import Request, score
+from domainwright.infer.generate import Answer, answer
+from domainwright.infer.likelihood import Likelihood, Request, score
 from domainwright.models.base import Base
 
 NEW_TOKENS = 256
@@ -39,10 +39,15 @@ class Engine:
     """One process."""
 
     def __init__(self, base: Base, listen: Listener, stage: str) -> None:
-        self.base, self.tokenizer, self.stage = base, base.tokenizer, stage
+        self.base, self.stage = base, stage
         self._listen = listen
         # What lm-eval prints is kept off the screen while it runs; what a listener prints is not.
         self._screen = sys.stdout, sys.stderr
+
+    @property
+    def tokenizer(self) -> Any:
+        """The base's, with the new words of an adapter that hangs on it now."""
+        return self.base.tokenizer
 
     @property
     def prefix(self) -> int:
@@ -81,9 +86,13 @@ class Engine:
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """(nats, whether every token was the likeliest) of each (context, continuation)."""
+        return [(x.log_probability, x.greedy) for _, x in self.scored(requests)]
+
+    def scored(self, requests: Sequence[Any]) -> list[tuple[Request, Likelihood]]:
+        """The same with what was read: of each (context, continuation), tokens and likelihood."""
         pairs = [self._pair(*request.args[:2]) for request in requests]
         found = score(self.base, pairs, listen=self._show, stage=self.stage)
-        return [(x.log_probability, x.greedy) for x in found]
+        return list(zip(pairs, found, strict=True))
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
         """Nats of each text, every token of it predicted once."""
@@ -107,18 +116,34 @@ class Engine:
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """The answer to each (context, settings), ended where the settings say."""
+        return [text for text, _ in self.written(requests)]
+
+    def written(
+        self, requests: Sequence[Any], references: Sequence[list[int]] | None = None
+    ) -> list[tuple[str, Answer]]:
+        """The same with how it was written.
+
+        Args:
+            references: tokens of right answers whose likelihood is wanted too, cut to the length
+                that an answer may have.
+        """
         alike: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             alike.setdefault(repr(request.args[1]), []).append(number)
-        replies = [""] * len(requests)
+        replies: dict[int, tuple[str, Answer]] = {}
         for numbers in alike.values():
             contexts = [requests[n].args[0] for n in numbers]
-            written = self._written(contexts, requests[numbers[0]].args[1])
-            for number, reply in zip(numbers, written, strict=True):
-                replies[number] = reply
-        return replies
+            right = [references[n] for n in numbers] if references else None
+            written = self._written(contexts, requests[numbers[0]].args[1], right)
+            replies.update(zip(numbers, written, strict=True))
+        return [replies[number] for number in range(len(requests))]
 
-    def _written(self, contexts: Sequence[str], wanted: Mapping[str, Any]) -> list[str]:
+    def _written(
+        self,
+        contexts: Sequence[str],
+        wanted: Mapping[str, Any],
+        references: Sequence[list[int]] | None,
+    ) -> list[tuple[str, Answer]]:
         from lm_eval.models.utils import (
             handle_stop_sequences,
             normalize_gen_kwargs,
@@ -144,6 +169,7 @@ class Engine:
             self.base,
             prompts,
             new_tokens=length,
+            references=[ids[:length] for ids in references] if references else None,
             stop_texts=[text for text in until if text],
             stops=self._stops(),
             sampling=sampling,
@@ -152,7 +178,8 @@ class Engine:
         )
         # Not their text: it is stripped, and a task's own filters count on the spaces.
         texts = (self.tokenizer.decode(a.ids, skip_special_tokens=True) for a in answers)
-        return [postprocess_generated_text(text, until, None) for text in texts]
+        ended = (postprocess_generated_text(text, until, None) for text in texts)
+        return list(zip(ended, answers, strict=True))
 
     def _stops(self) -> set[int]:
         """Tokens at which transformers' `generate` ends: not those of the chat template."""
@@ -188,6 +215,13 @@ class Engine:
         out, err = self._screen
         with redirect_stdout(out), redirect_stderr(err):
             self._listen(step)
+
+
+def longest(wanted: Mapping[str, Any] | None) -> int:
+    """Tokens that an answer may have, of a task's generation settings."""
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    return int(normalize_gen_kwargs(dict(wanted or {}), NEW_TOKENS)["max_gen_toks"])
 
 
 def _sampling(settings: dict[str, Any]) -> Sampling | None:

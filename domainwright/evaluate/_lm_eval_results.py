@@ -58,7 +58,7 @@ def result(name: str, found: Mapping[str, Any]) -> TaskResult:
         error = found["results"][name].get(f"{metric}_stderr,{kind}")
         metrics.append(
             Metric(
-                name=_named(metric, kind),
+                name=named(metric, kind),
                 value=float(value),
                 error=float(error) if isinstance(error, (int, float, np.number)) else None,
                 higher_is_better=better.get(metric),
@@ -81,7 +81,7 @@ def result(name: str, found: Mapping[str, Any]) -> TaskResult:
     )
 
 
-def _named(metric: str, kind: str) -> str:
+def named(metric: str, kind: str) -> str:
     """lm-eval's name of a metric behind a filter; "none" is its name of no filter."""
     return metric if kind == "none" else f"{metric},{kind}"
 
@@ -94,7 +94,7 @@ def _values(samples: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
         for metric in sample["metrics"]:
             value = alone(metric, sample[metric])
             if value is not None:
-                own[_named(metric, sample["filter"])] = value
+                own[named(metric, sample["filter"])] = value
     return list(found.values())
 
 

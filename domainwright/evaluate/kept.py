@@ -18,3 +18,10 @@ class TaskKept:
     """Of the metric over single items."""
     change: Interval
     """Against the base, paired over items."""
+    max_drop: float | None = None
+    """Most that a recommended strategy may lose, in the metric's points. None: no limit."""
+
+    @property
+    def lost(self) -> float:
+        """Points by which the metric became worse; below 0: better."""
+        return -self.change.mean if self.higher_is_better else self.change.mean

@@ -61,24 +61,40 @@ class Tasks:
         """Of the single tasks."""
         return list(self._loaded["tasks"])
 
+    @property
+    def single(self) -> Mapping[str, Any]:
+        """lm-eval's own objects of the single tasks."""
+        return dict(self._loaded["tasks"])
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """As lm-eval runs its tasks, each asking with the same random numbers."""
+        with _as_lm_eval(self._draws):
+            for task in self._loaded["tasks"].values():
+                task.set_fewshot_seed(seed=SHOT_SEED)
+            yield
+
     def requests(self) -> dict[str, list[str]]:
         """Of each single task, the texts of all its requests in their order."""
-        with _as_lm_eval(self._draws):
+        with self.running():
             found = {}
             for name, task in self._loaded["tasks"].items():
-                task.set_fewshot_seed(seed=SHOT_SEED)
                 task.build_all_requests(limit=self._limit)
                 found[name] = [str(text) for x in task.instances for text in x.args]
         return found
 
     def hash(self) -> str:
         """Of everything that is asked and of how it is marked."""
+        return sha256_json([self.requests(), self.rules()])
+
+    def rules(self) -> str:
+        """Hash of how the tasks are put and marked, without their documents."""
         marked = {
             # Functions are written with their place in memory, which is another each time.
             name: {k: str(v) for k, v in task.dump_config().items() if " at 0x" not in str(v)}
             for name, task in self._loaded["tasks"].items()
         }
-        return sha256_json([version("lm_eval"), self.requests(), marked])
+        return sha256_json([version("lm_eval"), marked])
 
     def ask(
         self,

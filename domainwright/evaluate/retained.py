@@ -38,6 +38,8 @@ class AskedTask:
     """By which its items are compared."""
     higher_is_better: bool
     items: tuple[Item, ...]
+    max_drop: float | None = None
+    """Most that may be lost on it; None: no limit."""
 
     @property
     def values(self) -> list[float]:
@@ -116,7 +118,9 @@ def change(before: Retained, after: Retained) -> Change:
         return interval(np.array(b) - np.array(a))
 
     def nats(items: tuple[Item, ...]) -> list[float]:
-        return [(x.loss or 0.0) / max(1, x.loss_tokens) for x in items]
+        # By the tokens before: new words make a text shorter, and that is no forgetting.
+        pairs = zip(items, before.texts, strict=True)
+        return [(x.loss or 0.0) / max(1, old.loss_tokens) for x, old in pairs]
 
     return Change(
         difference(nats(before.texts), nats(after.texts)),
@@ -132,6 +136,7 @@ def change(before: Retained, after: Retained) -> Change:
                 items=len(now.items),
                 mean=float(np.mean(now.values)),
                 change=difference(old.values, now.values),
+                max_drop=now.max_drop,
             )
             for old, now in zip(before.tasks, after.tasks, strict=True)
         ),

@@ -20,7 +20,7 @@ class Prompt:
     messages: tuple[Message, ...] = ()
     """For conversations."""
     text: str = ""
-    """For choices: everything up to the choice."""
+    """For what is asked in one text: everything up to the choice or the answer."""
     passages: tuple[str, ...] = ()
     """What retrieval quoted, as "title: text"."""
     examples: tuple[str, ...] = ()
@@ -28,14 +28,29 @@ class Prompt:
 
 
 def choice_prompt(row: Choice) -> str:
-    """The question as text, up to where the choice follows after one space."""
+    """The question as text, up to where the choice follows; see `offered`."""
+    if row.delimiter is not None:
+        return row.context + row.question
     context = f"{row.context.strip()}\n" if row.context.strip() else ""
     asked, given = _called(row)
     return f"{context}{asked}: {row.question.strip()}\n{given}:"
 
 
+def offered(row: Choice) -> list[str]:
+    """The choices as they follow the prompt: after one space, or after the row's own delimiter."""
+    between = " " if row.delimiter is None else row.delimiter
+    return [between + choice for choice in row.choices]
+
+
+def in_one_text(row: Row) -> bool:
+    """Whether the row's prompt is one text, which examples and passages stand ahead of."""
+    return isinstance(row, Choice) or (isinstance(row, Chat) and row.literal)
+
+
 def solved(row: Chat | Choice) -> tuple[str, str]:
     """(question, right answer) as plain text, to be shown as an example in a prompt."""
+    if isinstance(row, Choice) and row.delimiter is not None:
+        return choice_prompt(row), row.choices[row.answer]
     if isinstance(row, Choice):
         prompt = choice_prompt(row).removesuffix(f"\n{_called(row)[1]}:")
         return prompt, row.choices[row.answer]
@@ -43,7 +58,11 @@ def solved(row: Chat | Choice) -> tuple[str, str]:
 
 
 def written(row: Chat | Choice) -> str:
-    """A solved row ahead of a choice."""
+    """A solved row ahead of another's prompt."""
+    if isinstance(row, Choice) and row.delimiter is not None:
+        return f"{choice_prompt(row)}{offered(row)[row.answer]}\n\n"
+    if isinstance(row, Chat) and row.literal:
+        return f"{row.question}{row.messages[-1].content}\n\n"
     question, answer = solved(row)
     return f"{question}\n{_called(row)[1]}: {answer}\n\n"
 
@@ -115,9 +134,7 @@ def encode_rows(template: Template, rows: Sequence[Row], max_tokens: int) -> lis
             whole = template.conversation(row.messages)
             encoded.append(_limit(row, whole, max_tokens, conversation=True))
         elif isinstance(row, Choice):
-            before, after = continuation(
-                template, choice_prompt(row), " " + row.choices[row.answer]
-            )
+            before, after = continuation(template, choice_prompt(row), offered(row)[row.answer])
             marks = [False] * len(before) + [True] * len(after)
             encoded.append(_limit(row, Encoded(before + after, marks), max_tokens))
         elif isinstance(row, Text):

@@ -32,6 +32,10 @@ class Encoded:
     supervised: list[bool]
 
 
+def _literal(messages: Sequence[Message]) -> bool:
+    return any(m.role == "text" for m in messages)
+
+
 class Template:
     """Renders for one tokenizer."""
 
@@ -42,6 +46,9 @@ class Template:
 
     def render(self, messages: Sequence[Message], *, answer_next: bool) -> str:
         """The conversation as text; with `answer_next`, ready for the assistant's words."""
+        if _literal(messages):
+            end = self.tokenizer.eos_token or ""
+            return "".join(m.content + (end if m.role == "assistant" else "") for m in messages)
         turns = [{"role": m.role, "content": m.content} for m in messages]
         extra = {} if self.own else {"chat_template": PLAIN}
         try:
@@ -62,7 +69,11 @@ class Template:
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Ids of a conversation up to where the assistant answers."""
-        return self.tokens(self.render(messages, answer_next=True))
+        text = self.render(messages, answer_next=True)
+        ids: list[int] = self.tokenizer(
+            text, add_special_tokens=self._adds(messages, text)
+        ).input_ids
+        return ids
 
     def conversation(self, messages: Sequence[Message]) -> Encoded:
         """Ids of a whole conversation with every assistant turn supervised, end included.
@@ -75,7 +86,11 @@ class Template:
             DataError: no assistant turn, or the template is not prefix-stable.
         """
         whole = self.render(messages, answer_next=False)
-        encoding = self.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+        encoding = self.tokenizer(
+            whole,
+            add_special_tokens=self._adds(messages, whole),
+            return_offsets_mapping=True,
+        )
         supervised = [False] * len(encoding.input_ids)
         spans = [
             self._span(messages, i, whole) for i, m in enumerate(messages) if m.role == "assistant"
@@ -94,6 +109,11 @@ class Template:
         last = max(i for i, on in enumerate(supervised) if on) + 1
         return Encoded(ids[:last], supervised[:last])
 
+    def _adds(self, messages: Sequence[Message], text: str) -> bool:
+        """Whether the tokenizer puts its own begin token ahead: of plain text that has none."""
+        begin = self.tokenizer.bos_token
+        return _literal(messages) and not (begin and text.startswith(begin))
+
     def _span(self, messages: Sequence[Message], index: int, whole: str) -> tuple[int, int]:
         """Character range of assistant turn `index` in `whole`, its end-of-turn included."""
         before = self.render(messages[:index], answer_next=True)
@@ -110,7 +130,9 @@ class Template:
                 "The base's chat template changes or drops the assistant's words.",
                 "give the base a chat template that renders the answer as it is.",
             )
-        return len(before), len(before) + len(after[len(before) :].rstrip())
+        # Spaces at the end of a plain prompt may share a token with the answer's first word.
+        start = len(before.rstrip(" ")) if _literal(messages) else len(before)
+        return start, len(before) + len(after[len(before) :].rstrip())
 
     @property
     def stops(self) -> set[int]:

@@ -75,14 +75,20 @@ def ask(
 
     Args:
         before: turns shown ahead of the question (conversations).
-        lead: text put ahead of the question.
+        lead: text put ahead of the question; where the prompt is one text, examples too.
     """
     if isinstance(row, Choice):
-        head = "".join(f"{said}\n" for said in (settings.instruction, row.ask) if said)
-        return Prompt(text=head + lead + choice_prompt(row), passages=passages, examples=examples)
+        over = f"{row.ask}\n" if row.ask and row.delimiter is None else row.ask or ""
+        text = _instruction(settings) + over + lead + choice_prompt(row)
+        return Prompt(text=text, passages=passages, examples=examples)
     if not isinstance(row, Chat):
         return Prompt()
     own = list(row.messages[:-1])
+    if row.literal:
+        head = "".join(m.content for m in own if m.role == "system")
+        text = _instruction(settings) + head + lead + row.question
+        asked = (Message("text", text),)
+        return Prompt(messages=asked, text=text, passages=passages, examples=examples)
     system = [m for m in own if m.role == "system"]
     if not system:
         said = (settings.instruction, row.ask if isinstance(row, Extraction) else None)
@@ -91,6 +97,11 @@ def ask(
     if lead:
         turns[-1] = Message("user", lead + turns[-1].content)
     return Prompt(messages=(*system, *before, *turns), passages=passages, examples=examples)
+
+
+def _instruction(settings: PromptSettings) -> str:
+    """What stands ahead of a prompt that is one text."""
+    return f"{settings.instruction}\n" if settings.instruction else ""
 
 
 def question_of(row: Row) -> str:

@@ -6,10 +6,10 @@ last one counts most. A row of the test item's own group is never shown.
 
 import numpy as np
 
-from domainwright.core.records import Choice, Message, Row
+from domainwright.core.records import Message, Row
 from domainwright.core.seeds import generator
 from domainwright.models.encoder import default_encoder
-from domainwright.models.forms import Prompt, solved, written
+from domainwright.models.forms import Prompt, in_one_text, solved, written
 from domainwright.prompting import PROMPTINGS
 from domainwright.prompting._sources import MARKERS, Sources, ask, question_of
 
@@ -60,7 +60,7 @@ class FewShot:
                 room -= cost
         shown = [self.pool[i] for i in reversed(chosen)]
         ids = tuple(r.id for r in shown)
-        if isinstance(row, Choice):
+        if in_one_text(row):
             return ask(row, settings, lead="".join(map(written, shown)), examples=ids)
         turns = [
             m for q, a in map(solved, shown) for m in (Message("user", q), Message("assistant", a))

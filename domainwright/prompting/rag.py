@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from domainwright.core.records import Choice, Document, Extraction, Row
+from domainwright.core.records import Document, Extraction, Row
 from domainwright.models.encoder import Encoder
-from domainwright.models.forms import Prompt, solved
+from domainwright.models.forms import Prompt, in_one_text, solved
 from domainwright.prompting import PROMPTINGS
 from domainwright.prompting._index import Index, Passage, passages_of
 from domainwright.prompting._sources import Sources, ask, question_of
@@ -93,7 +93,7 @@ def _around(row: Row) -> tuple[str, str]:
     """What stands before and after the passages of an item."""
     if isinstance(row, Extraction):
         return LEAD_OF_TEXT, "\nText: "
-    return ("", "") if isinstance(row, Choice) else (LEAD, "\nQuestion: ")
+    return ("", "") if in_one_text(row) else (LEAD, "\nQuestion: ")
 
 
 def _as_documents(sources: Sources) -> list[Document]:

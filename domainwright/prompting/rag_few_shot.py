@@ -6,7 +6,7 @@ question's passages what is left of it.
 """
 
 from domainwright.core.records import Chat, Choice, Message, Row
-from domainwright.models.forms import Prompt, solved, written
+from domainwright.models.forms import Prompt, in_one_text, solved, written
 from domainwright.prompting import PROMPTINGS
 from domainwright.prompting._index import Passage
 from domainwright.prompting._sources import MARKERS, Sources, ask
@@ -32,7 +32,7 @@ class RagFewShot:
         ids = tuple(example.id for example, *_ in shown)
         passages = tuple(p.shown for p in quoted)
         solutions = [(quotation(example, found), example) for example, found, _ in reversed(shown)]
-        if isinstance(row, Choice):
+        if in_one_text(row):
             lead = "".join(before + written(example) for before, example in solutions) + lead
             return ask(row, settings, lead=lead, passages=passages, examples=ids)
         turns = [

@@ -22,7 +22,7 @@ from domainwright.evaluate.tasks.answers import reference_ids
 from domainwright.infer.likelihood import Request, score
 from domainwright.models.base import Base
 from domainwright.models.encoder import Encoder
-from domainwright.models.forms import Prompt, choice_prompt, continuation
+from domainwright.models.forms import Prompt, choice_prompt, continuation, offered
 from domainwright.models.template import Template
 from domainwright.prompting import PROMPTINGS
 from domainwright.prompting._sources import Sources, ask, question_of
@@ -174,7 +174,7 @@ def as_shown(row: Row, prompt: Prompt) -> Row:
 
 def _tokens(template: Template, row: Row) -> int:
     if isinstance(row, Choice):
-        return len(template.tokens(choice_prompt(row) + " " + row.choices[row.answer]))
+        return len(template.tokens(choice_prompt(row) + offered(row)[row.answer]))
     return len(template.conversation(row.messages).ids) if isinstance(row, Chat) else 0
 
 
@@ -185,7 +185,7 @@ def _reference_losses(
     requests = []
     for row, prompt in zip(rows, prompts, strict=True):
         if isinstance(row, Choice):
-            right = " " + row.choices[row.answer]
+            right = offered(row)[row.answer]
             requests.append(Request(*continuation(base.template, prompt.text, right)))
         elif isinstance(row, Chat):
             asked = base.template.prompt(prompt.messages)

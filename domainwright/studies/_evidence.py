@@ -22,7 +22,7 @@ from domainwright.curate.selection.relevance import target_bag
 from domainwright.evaluate.tasks.answers import REFERENCE_TOKENS, reference_ids
 from domainwright.infer.likelihood import Likelihood, Request, score
 from domainwright.models.base import Base
-from domainwright.models.forms import continuation
+from domainwright.models.forms import continuation, offered
 from domainwright.prompting._sources import PromptSettings, ask
 
 STAGE = "read rows to select"
@@ -117,7 +117,7 @@ def _request(base: Base, row: Row) -> Request:
         case Chat():
             return Request(base.template.prompt(row.messages[:-1]), reference_ids(base, row))
         case Choice():
-            right = " " + row.choices[row.answer]
+            right = offered(row)[row.answer]
             return Request(*continuation(base.template, _bare(row), right))
         case Text():
             ids = base.template.tokens(row.text)[: min(REFERENCE_TOKENS, base.context)]
@@ -142,9 +142,9 @@ def _per_token(found: Sequence[Likelihood]) -> np.ndarray:
 def _margins(base: Base, rows: Sequence[Choice], listen: Listener) -> np.ndarray:
     """p(1) - p(2) of the softmax over the choices' log-probabilities."""
     asked = [
-        Request(*continuation(base.template, _bare(row), " " + choice))
+        Request(*continuation(base.template, _bare(row), choice))
         for row in rows
-        for choice in row.choices
+        for choice in offered(row)
     ]
     found = iter(score(base, asked, listen=listen, stage=STAGE))
     margins = []

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 
 from domainwright.studies import _format as f
+from domainwright.studies._limits import refusal
 from domainwright.studies._names import GATED, is_gated
 from domainwright.studies.records import Recommendation, StrategyResult
 
@@ -29,13 +30,12 @@ def would_change(
     chosen = next((r for r in done if r.name == advice.strategy), None)
     said = []
     for r in done:
-        lost = r.retention.nats_change.mean if r.retention else 0.0
+        over = refusal(r, max_forgetting)
         better = chosen is None or _ahead(r, chosen)
-        if lost > max_forgetting and better and r.score:
+        if over and better and r.score:
             said.append(
-                f"With a limit of {f.fixed(math.ceil(100 * lost) / 100, 2)} nats per token or more "
-                f"for forgetting, {r.name} ({unit.label} {unit.level(r.score.mean)}) would not be "
-                "refused."
+                f"With {over.remedy}, {r.name} ({unit.label} {unit.level(r.score.mean)}) would "
+                "not be refused."
             )
             gated = f"{r.name}+{GATED}"
             if (

@@ -4,6 +4,7 @@ import math
 from typing import Literal
 
 from domainwright.studies._format import count
+from domainwright.studies._limits import Over, refusal
 from domainwright.studies.records import Data, StrategyResult, Verdict
 
 REFERENCE = "zero_shot"
@@ -81,6 +82,6 @@ def forgotten(result: StrategyResult) -> float | None:
     return None if result.retention is None else result.retention.nats_change.mean
 
 
-def over_limit(verdict: Verdict, result: StrategyResult) -> bool:
-    lost = forgotten(result)
-    return lost is not None and lost > verdict.max_forgetting
+def over_limit(verdict: Verdict, result: StrategyResult) -> Over | None:
+    """Why it may not be recommended; None: it may."""
+    return refusal(result, verdict.max_forgetting)

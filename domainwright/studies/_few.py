@@ -37,8 +37,8 @@ def check_folds(study: "StudySettings") -> None:
         raise ConfigError(
             f"data.folds is {folds}.", "give a whole number from 2, such as 5, or null for a split."
         )
-    if data.test or data.split_by_date:
-        other = "data.test" if data.test else "data.split_by_date"
+    if data.test or data.split_by_date or data.task:
+        other = "data.test" if data.test else "data.task" if data.task else "data.split_by_date"
         raise ConfigError(
             f"data.folds and {other} are both set, and each says which rows are asked.",
             "leave one of the two out.",
@@ -59,7 +59,7 @@ def folds_for(study: "StudySettings", rows: int, groups: int) -> int:
     data, wanted = study.data, study.data.folds
     if wanted != "auto":
         return wanted or 0
-    given = data.test or data.development or data.split_by_date
+    given = data.test or data.task or data.development or data.split_by_date
     if given or needs_split(study) or rows > MOST_ROWS or groups < 2:
         return 0
     test, development = data.test_share * groups, data.development_share * groups

@@ -159,6 +159,8 @@ UNITS = {
     "entity_f1": Unit("entity F1 (mean over rows)", 1, 2),
     "accuracy": Unit("accuracy", 100, 1, " %", " pp"),
     "accuracy_norm": Unit("accuracy", 100, 1, " %", " pp"),
+    "acc": Unit("acc", 100, 1, " %", " pp"),
+    "acc_norm": Unit("acc_norm", 100, 1, " %", " pp"),
     "negative_bits_per_byte": Unit("bits per byte", -1, 2, " bits per byte", "", 3),
 }
 SHARE = UNITS["accuracy"]
@@ -167,7 +169,8 @@ SHARE = UNITS["accuracy"]
 
 def unit(score: str) -> Unit:
     """How the score called `score` is shown."""
-    return UNITS.get(score) or Unit(score.replace("_", " "), 1, 3)
+    # lm-eval's metric behind a filter keeps the name by which lm-eval prints it.
+    return UNITS.get(score) or Unit(score if "," in score else score.replace("_", " "), 1, 3)
 
 
 def measure(name: str) -> str:

@@ -27,6 +27,7 @@ from domainwright.studies import _format as f
 from domainwright.studies._choice import failed, kind, parts
 from domainwright.studies._exam import Exam
 from domainwright.studies._gate import GATE, Gate, gate_seconds, input_of
+from domainwright.studies._limits import refusal
 from domainwright.studies._names import GATED, ungated
 from domainwright.studies._scorecards import write_items
 from domainwright.studies._training import Trainer
@@ -162,16 +163,12 @@ class GatedTrials:
         )
 
     def further(self, results: Sequence[StrategyResult], limit: float) -> list[str]:
-        """Gated strategies that `auto` adds: of what forgets more than the limit, and no other.
+        """Gated strategies that `auto` adds: of what loses more than its limits, and no other.
 
         The scores take no part: they are of test items, and nothing may be chosen by them before
         they are compared. Their answers are all there, so that it takes the encoder's passes alone.
         """
-        return [
-            f"{r.name}+{GATED}"
-            for r in results
-            if r.training and r.retention and r.retention.nats_change.mean > limit
-        ]
+        return [f"{r.name}+{GATED}" for r in results if r.training and refusal(r, limit)]
 
     def _routes(self, gate: Gate, inputs: Sequence[tuple[str, str]], what: str) -> list[Route]:
         folder = self.exam.folder / GATE / f"{ROUTES}-{what}"

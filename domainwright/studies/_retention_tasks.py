@@ -1,8 +1,8 @@
 """Tasks of lm-eval on which a study measures forgetting, each asked at most once a model."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from domainwright.core.artifacts import sha256_json, write_folder
@@ -26,6 +26,9 @@ class RetentionTasks:
     hash: str
     tokens: int
     """Read by one model, what questions share counted once."""
+    limits: Mapping[str, float]
+    """Task -> most that may be lost on it, of those that have a limit. A group's holds for each of
+    its tasks."""
 
     def asked(
         self, base: Base, adapter_hash: str, folder: Path, listen: Listener, stage: str
@@ -39,7 +42,7 @@ class RetentionTasks:
             return ()
         parents = {"base": base.sha256, "tasks": self.hash, "adapter": adapter_hash}
         if found := _read(folder / PART, parents):
-            return found
+            return self._limited(found)
         results = [
             result
             for tasks in self.loaded
@@ -58,7 +61,11 @@ class RetentionTasks:
             up = metric.higher_is_better is not False
             asked.append(AskedTask(result.name, metric.name, up, result.items))
         _write(folder / PART, parents, asked)
-        return tuple(asked)
+        return self._limited(asked)
+
+    def _limited(self, asked: Sequence[AskedTask]) -> tuple[AskedTask, ...]:
+        """With today's limits: what was asked before another limit was set, was asked alike."""
+        return tuple(replace(task, max_drop=self.limits.get(task.name)) for task in asked)
 
 
 def retention_tasks(study: StudySettings, base: Base, listen: Listener) -> RetentionTasks:
@@ -67,18 +74,19 @@ def retention_tasks(study: StudySettings, base: Base, listen: Listener) -> Reten
     Raises:
         CapabilityError, DataError, UnknownName: see `evaluate.lm_eval_tasks.load_tasks`.
     """
-    loaded = []
+    loaded, limits = [], dict[str, float]()
     for entry in study.evaluate.retention_tasks:
         wanted = TaskSettings(task=entry) if isinstance(entry, str) else entry
-        loaded.append(
-            load_tasks(
-                [wanted.task],
-                include=wanted.include,
-                shots=wanted.shots,
-                limit=wanted.limit,
-                listen=listen,
-            )
+        tasks = load_tasks(
+            [wanted.task],
+            include=wanted.include,
+            shots=wanted.shots,
+            limit=wanted.limit,
+            listen=listen,
         )
+        loaded.append(tasks)
+        if wanted.max_drop is not None:
+            limits |= dict.fromkeys(tasks.names, wanted.max_drop)
     names = [name for tasks in loaded for name in tasks.names]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(
@@ -88,7 +96,7 @@ def retention_tasks(study: StudySettings, base: Base, listen: Listener) -> Reten
     requests = [tasks.requests() for tasks in loaded]
     texts = {text for own in requests for arguments in own.values() for text in arguments}
     tokens = sum(len(base.template.tokens(text)) for text in texts)
-    return RetentionTasks(tuple(loaded), sha256_json([t.hash() for t in loaded]), tokens)
+    return RetentionTasks(tuple(loaded), sha256_json([t.hash() for t in loaded]), tokens, limits)
 
 
 def _write(folder: Path, parents: dict[str, str], asked: Sequence[AskedTask]) -> None:

@@ -3,8 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from domainwright.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from domainwright.studies.study import StudySettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +23,9 @@ class TaskSettings:
     """Examples shown in each prompt. None: as the task says."""
     limit: int | None = 100
     """Items asked of each task, from the top. None: all."""
+    max_drop: float | None = None
+    """Most that a recommended strategy may lose on it, in the metric's own points: 0.02 is two
+    items in a hundred. None: no limit."""
 
     def __post_init__(self) -> None:
         for name, least in (("shots", 0), ("limit", 1)):
@@ -28,6 +35,44 @@ class TaskSettings:
                     f"{self.task} is asked with a {name} of {value}.",
                     f"give a whole number from {least}.",
                 )
+        if self.max_drop is not None and not self.max_drop >= 0:
+            raise ConfigError(
+                f"{self.task} has a max_drop of {self.max_drop}.",
+                "give points of its metric from 0, such as 0.02.",
+            )
+
+
+def check_task(study: "StudySettings") -> None:
+    """Refuse what a study about a task of lm-eval cannot have.
+
+    Raises:
+        ConfigError: a setting that says what the task says, or needs rows that it has not.
+    """
+    data = study.data
+    if data.task is None:
+        return
+    distil = study.train.distil
+    refused = (
+        ("data.test", data.test, "the task says what is asked"),
+        ("data.split_by_date", data.split_by_date, "the task says what is asked"),
+        ("data.augment", data.augment, "made rows have another form than the task's prompts"),
+        (
+            "evaluate.new_tokens",
+            study.evaluate.new_tokens is not None,
+            "the task says how long an answer may be",
+        ),
+        ("train.head", study.train.head, "lm-eval marks likelihoods, which a head does not give"),
+        (
+            "train.distil.learn: sequences",
+            distil is not None and distil.learn == "sequences",
+            "a teacher's replies have another form than the task's targets",
+        ),
+    )
+    for name, there, why in refused:
+        if there:
+            raise ConfigError(
+                f"data.task is {data.task}, and {name} is set: {why}.", f"leave {name} out."
+            )
 
 
 def tasks_located(

@@ -118,14 +118,17 @@ class TaskTrials:
             task: self._retention(f"{method}/tasks/{folder_of(task)}", one)
             for task, one in tuned.items()
         }
-        worst = max(kept, key=lambda task: kept[task].nats_change.mean)
+        worst = max(kept.values(), key=lambda one: one.nats_change.mean)
+        # Of each task of lm-eval what its worst adapter keeps: any of them may be over its limit.
+        same = zip(*(one.tasks for one in kept.values()), strict=True)
+        worst = replace(worst, tasks=[max(own, key=lambda task: task.lost) for own in same])
         items = exam.items[name] = pooled(runs)
         twin = exam.items.get(untasked(name))
         return StrategyResult(
             name=name,
             kind=kind(name),
             status="done",
-            retention=kept[worst],
+            retention=worst,
             training=together([one.training for one in tuned.values()]),
             adapter=f"trials/{method}/adapter" if _has_all(method, trainer) else None,
             adapters={t: f"trials/{method}/tasks/{folder_of(t)}/adapter" for t in known},

@@ -173,12 +173,18 @@ def _load(verdict: Verdict, result: StrategyResult, task: str | None) -> str:
     if _library(result) == "domainwright":
         return f"{chat}\n\nPEFT has no such method, so it cannot load this adapter."
     # repr: a name with a quote in it must not become code.
+    widened = bool(result.training and result.training.settings.get("new_tokens"))
+    wider = [
+        "if len(tokenizer) > base.get_input_embeddings().num_embeddings:",
+        "    base.resize_token_embeddings(len(tokenizer), mean_resizing=False)",
+    ]
     lines = [
         "from peft import PeftModel",
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
         f"base = AutoModelForCausalLM.from_pretrained({base!r})",
-        f"tokenizer = AutoTokenizer.from_pretrained({base!r})",
+        f"tokenizer = AutoTokenizer.from_pretrained({(folder if widened else base)!r})",
+        *(wider if widened else []),
         f"model = PeftModel.from_pretrained(base, {folder!r})",
     ]
     code = "\n".join(lines).replace("```", "")
@@ -206,8 +212,9 @@ def _limits(verdict: Verdict, result: StrategyResult) -> str:
             "It was trained on the embedded weights, which are rounded to four bits; on the "
             "original weights its scores may differ, and Domainwright refuses them."
         )
-    if _facts.over_limit(verdict, result):
-        lines.append(f"It forgets more than the study's limit of {verdict.max_forgetting} nats.")
+    over = _facts.over_limit(verdict, result)
+    for x in over.excesses if over else ():
+        lines.append(f"It lost more than the study's limit: it {_plain(x.said)}.")
     not_for = verdict.study.get("not_for")
     lines.append(
         f"Not for: {_plain(not_for)}"

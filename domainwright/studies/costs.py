@@ -26,6 +26,7 @@ import numpy as np
 
 from domainwright.maths.bootstrap import Interval, interval
 from domainwright.studies._choice import parts
+from domainwright.studies._limits import refusal
 from domainwright.studies.confusion import check_results
 from domainwright.studies.prices import PriceSettings
 from domainwright.studies.records import (
@@ -57,15 +58,14 @@ def costs(
 
     Args:
         gigabytes: what each strategy keeps on disk beside the base.
-        max_forgetting: nats per token; a strategy above it has costs, but never comes first.
+        max_forgetting: nats per token; a strategy above it, or above the limit of a task, has
+            costs, but never comes first.
     """
     done = [r for r in results if r.status == "done" and r.seconds_per_answer is not None]
     if not done:
         return None
 
-    refused = {
-        r.name for r in done if r.retention and r.retention.nats_change.mean > max_forgetting
-    }
+    refused = {r.name for r in done if refusal(r, max_forgetting)}
 
     def all_of(book: PriceSettings, *, spread: bool = False) -> list[StrategyCost]:
         return [_cost(r, book, data, gigabytes.get(r.name, 0.0), spread=spread) for r in done]

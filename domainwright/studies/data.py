@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from domainwright.core.errors import ConfigError, DataError
+from domainwright.core.errors import DataError
 from domainwright.core.progress import Listener, quiet
 from domainwright.core.records import (
     Chat,
@@ -29,11 +29,15 @@ from domainwright.curate.overlap import OverlapReport, overlap, remove_leaks
 from domainwright.curate.read import ReadResult, read_all
 from domainwright.curate.split import Split, split, split_given
 from domainwright.curate.tagged import as_extractions, kinds_of
+from domainwright.evaluate.lm_eval_exam import TaskExam
+from domainwright.evaluate.tasks import TASKS
 from domainwright.models.base import Base
 from domainwright.studies._base import base_of
 from domainwright.studies._cleaned import curated
+from domainwright.studies._entries import as_source, shared
 from domainwright.studies._labels import label_notes, labels_asked
 from domainwright.studies._shape import mixed, shape, tasks_of
+from domainwright.studies._task_data import from_task
 from domainwright.studies.records import Data, Source
 from domainwright.studies.study import DataSettings, StudySettings
 from domainwright.train.settings import TrainSettings
@@ -72,6 +76,18 @@ class StudyData:
     split of the whole has all rows in training, for the models that are shipped."""
     crossfit: bool = False
     """Whether this is a cross-fitted study or a fold of one: no row is spared for development."""
+    of_lm_eval: TaskExam | None = None
+    """Who asks and marks the test rows of a task of lm-eval. None: the rows are the user's own."""
+
+    @property
+    def exam(self) -> Any:
+        """What asks and marks the test rows: of `evaluate.tasks`, or lm-eval's."""
+        return self.of_lm_eval or TASKS.get(self.task)
+
+    @property
+    def asked_in_lm_eval(self) -> dict[str, str]:
+        """Task of lm-eval -> its version, of those that the test rows are of."""
+        return dict(self.of_lm_eval.versions) if self.of_lm_eval else {}
 
     @property
     def lessons(self) -> Split:
@@ -115,6 +131,7 @@ class StudyData:
             documents_overlap=self.documents_overlap,
             detectable=detectable,
             folds=len(self.folds),
+            lm_eval=self.asked_in_lm_eval,
         )
 
 
@@ -133,6 +150,7 @@ class Found:
     task: str
     labels: LabelSet | None
     notes: tuple[str, ...]
+    exam: TaskExam | None
 
     @property
     def documents(self) -> tuple[Document, ...]:
@@ -175,23 +193,31 @@ def find(study: StudySettings, listen: Listener = quiet) -> Found:
     sources = []
     roles = [(role, entry) for role in ROLES for entry in getattr(study.data, role)]
     # All files in one call, so that no two rows have the same id.
-    reads = read_all([_as_source(entry) for _, entry in roles])
+    reads = read_all([as_source(entry) for _, entry in roles])
+    given = from_task(study, listen)
+    for role, entry, result in given.parts if given else ():
+        roles.append((role, entry))
+        reads.append(result)
     unconverted = [row for result in reads for row in result.rows]
     labels, kinds = labels_asked(study, unconverted), kinds_of(unconverted)
     for (role, entry), result in zip(roles, reads, strict=True):
         rows, unwanted = as_conversations(result.rows)
-        rows, unused = _shared(rows, entry, study.seed)
+        rows, unused = shared(rows, entry, study.seed)
         parts.setdefault(role, []).extend(rows)
         aside += unwanted + unused
         sources.append(_source(result, role))
     for role in ROLES:
-        parts[role], doubled = drop_duplicates(parts.get(role, []))
-        aside += doubled
+        # What a task asks twice, lm-eval counts twice.
+        if not (given and role == "test"):
+            parts[role], doubled = drop_duplicates(parts.get(role, []))
+            aside += doubled
     curation = curated(study, parts, listen)
     parts["train"] = curation.train
     aside += curation.set_aside
     # After curation, which may change words: labels are compared sign for sign.
     parts = {role: as_choices(as_extractions(r, kinds), labels) for role, r in parts.items()}
+    if given:
+        parts = {role: given.fitted(rows) for role, rows in parts.items()}
     task = _task(parts)
     document_reads = read_all(study.data.documents, as_documents=True)
     sources += [_source(result, "documents") for result in document_reads]
@@ -204,7 +230,8 @@ def find(study: StudySettings, listen: Listener = quiet) -> Found:
         document_reads=document_reads,
         task=task,
         labels=labels,
-        notes=tuple(curation.notes),
+        notes=(*curation.notes, *(given.notes if given else ())),
+        exam=given.exam if given else None,
     )
 
 
@@ -247,22 +274,24 @@ def laid_out(
         shares=shares,
         tasks=tasks,
         notes=(*found.notes, *notes, *shaped.notes, *label_notes(found.labels, cleaned)),
+        of_lm_eval=found.exam,
     )
 
 
 def _divided(settings: DataSettings, seed: int, parts: dict[str, list[Row]]) -> Split:
     """The split: what the user gave as test or development rows is used as given."""
     train, development = parts["train"], parts["development"]
+    given = bool(settings.test or settings.task)
     wanted: dict[str, Any] = {
         "seed": seed,
-        "test_share": 0.0 if settings.test else settings.test_share,
+        "test_share": 0.0 if given else settings.test_share,
         "dev_share": 0.0 if development else settings.development_share,
-        "by_date": settings.split_by_date and not settings.test,
+        "by_date": settings.split_by_date and not given,
     }
-    if settings.test and development:
+    if given and development:
         return split_given(train, parts["test"], development)
     own = split(train, **wanted)
-    if not settings.test and not development:
+    if not given and not development:
         return own
     return split_given(own.train, parts["test"] or own.test, development or own.dev)
 
@@ -306,28 +335,6 @@ def as_conversations(rows: Sequence[Row]) -> tuple[list[Row], list[SetAside]]:
         else:
             kept.append(row)
     return kept, aside
-
-
-def _as_source(entry: str | dict) -> str | dict:
-    """The entry without what is the study's own."""
-    if isinstance(entry, str):
-        return entry
-    return {k: v for k, v in entry.items() if k not in ("share", "task")}
-
-
-def _shared(rows: list[Row], entry: str | dict, seed: int) -> tuple[list[Row], list[SetAside]]:
-    """The share of a file's groups that the study uses; the rest is set aside."""
-    wanted = 1.0 if isinstance(entry, str) else entry.get("share", 1.0)
-    number = isinstance(wanted, (int, float)) and not isinstance(wanted, bool)
-    if not number or not 0 < wanted <= 1:
-        raise ConfigError(f"data has a share of {wanted!r}.", "give a number above 0, at most 1.")
-    kept = [row for row in rows if share(seed, f"share {row.group}") < wanted]
-    kept_ids = {row.id for row in kept}
-    return kept, [
-        SetAside.of(row, "not_in_share", f"the study uses {wanted:.0%} of this file")
-        for row in rows
-        if row.id not in kept_ids
-    ]
 
 
 def _chat(row: Row, prompt: Sequence[Message], reply: str) -> Chat:

@@ -19,7 +19,6 @@ from domainwright.core.lock import lock
 from domainwright.core.progress import Listener, Step, quiet
 from domainwright.evaluate.records import Item
 from domainwright.evaluate.retained import Retained, change
-from domainwright.evaluate.tasks import TASKS
 from domainwright.maths.crossfit import shared_rows
 from domainwright.maths.significance import detectable
 from domainwright.models.base import Base
@@ -127,10 +126,10 @@ class _Study:
         self.data: StudyData = prepared(study, self.folder, base=load, listen=self.listen)
         self.listen(Step("load base", 0, 1))
         self.base: Base = load()
-        self.task = TASKS.get(self.data.task)
-        self.score = score_name(
-            study.evaluate.score, self.data.task, self.task.scores, self.data.split.train
-        )
+        self.task = self.data.exam
+        # lm-eval offers its metrics in its own order, however long the answers are.
+        lengths = () if self.data.of_lm_eval else self.data.split.train
+        self.score = score_name(study.evaluate.score, self.data.task, self.task.scores, lengths)
         names, skipped = strategies(
             study.strategies,
             self.data.task,
@@ -321,7 +320,7 @@ class _Study:
                 "accuracy": before.accuracy,
             },
             machine=machine.describe(),
-            versions={p: version(p) for p in ("domainwright", "torch", "transformers")},
+            versions={p: version(p) for p in self._packages()},
             seed=study.seed,
             task=self.data.task,
             score=self.score,
@@ -354,6 +353,10 @@ class _Study:
                 for entry in outcome.set_aside:
                     data.set_aside[entry.reason] = data.set_aside.get(entry.reason, 0) + 1
         return data
+
+    def _packages(self) -> list[str]:
+        """Those whose versions the verdict names."""
+        return ["domainwright", "torch", "transformers"] + ["lm_eval"] * bool(self.data.of_lm_eval)
 
     def _gigabytes(self, results: Sequence[StrategyResult]) -> dict[str, float]:
         """What each strategy keeps beside the base: adapter, vectors it searches, gate."""

@@ -13,6 +13,7 @@ from domainwright.maths.bootstrap import Interval, interval
 from domainwright.maths.crossfit import crossfitted, deflated, widening
 from domainwright.maths.significance import detectable_measured, holm, mcnemar, sign_flip
 from domainwright.studies._format import fixed, unit
+from domainwright.studies._limits import refusal
 from domainwright.studies.entities import entity_scores
 from domainwright.studies.records import Difference, Recommendation, Retention, StrategyResult
 
@@ -88,23 +89,16 @@ def recommend(
     score: str,
     max_forgetting: float,
 ) -> Recommendation:
-    """The best strategy within the forgetting limit; among equals, the cheapest.
+    """The best strategy within the limits of what may be lost; among equals, the cheapest.
 
     Equal: the paired interval of the best minus it contains zero and, for written answers, the
     best is not surer of the references. Cheapest: fewest tokens
     per answer, untrained before trained.
     """
     done = [r for r in results if r.status == "done" and r.score is not None]
-    refused = [
-        r for r in done if r.retention is not None and r.retention.nats_change.mean > max_forgetting
-    ]
-    eligible = [r for r in done if r not in refused]
-    reasons = [
-        f"{r.name} is refused: it forgets {r.retention.nats_change.mean:.3f} nats per token "
-        f"of general text, and the limit is {max_forgetting}."
-        for r in refused
-        if r.retention is not None
-    ]
+    refused = {r.name: over for r in done if (over := refusal(r, max_forgetting))}
+    eligible = [r for r in done if r.name not in refused]
+    reasons = [f"{name} is refused: {over.why}." for name, over in refused.items()]
     better = [r for r in eligible if _better(r)]
     if not better:
         tried = [r for r in done if r.name != REFERENCE]
@@ -172,13 +166,14 @@ def _surer(best: Sequence[Item], other: Sequence[Item], score: str) -> Interval 
     """
     if score not in SCORES:
         return None
-    gap = _interval(_losses(other) - _losses(best), _in_folds(best, other))
+    tokens_N = np.array([max(1, x.loss_tokens) for x in other])
+    gap = _interval((_losses(other) - _losses(best)) / tokens_N, _in_folds(best, other))
     return gap if gap.decided and gap.mean > 0 else None
 
 
 def _losses(items: Sequence[Item]) -> np.ndarray:
-    """Mean loss per token of each item's reference."""
-    return np.array([(x.loss or 0.0) / max(1, x.loss_tokens) for x in items])
+    """Summed loss of each item's reference: with new words it has fewer tokens."""
+    return np.array([x.loss or 0.0 for x in items])
 
 
 def _better(result: StrategyResult) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from statistics import mean
 
 from domainwright.core.errors import CapabilityError
-from domainwright.core.records import Chat, Choice, Row, Text
+from domainwright.core.records import Choice, Row, Text
 from domainwright.models.base import Base
 from domainwright.models.encoder import MAX_TOKENS
 from domainwright.models.forms import encode_rows
@@ -26,6 +26,7 @@ from domainwright.studies._choice import (
     side_by_side,
 )
 from domainwright.studies._gate import MOST_DEVELOPMENT, MOST_ROWS
+from domainwright.studies._longest import longest_answer
 from domainwright.studies._names import is_gated, is_tasked, ungated
 from domainwright.studies._probes import Probed, probe_methods, race_of, searches, step_seconds
 from domainwright.studies._repeats import affordable_seeds, told_of_folds, trainings
@@ -48,7 +49,6 @@ MOST_ITEMS, FEWEST_ITEMS = 200, 20
 FEWEST_STEPS = 10
 SHORT = ("zero_shot", "instructed")
 """Prompting strategies that put next to nothing in front of a question."""
-ANSWER_TOKENS = 128
 ASK_SHARE, TRAIN_SHARE = 0.45, 0.45
 """Shares of the budget that is left after retention, checks and search; the rest reads data."""
 LATE = 1.2
@@ -141,7 +141,7 @@ def make_plan(
     # First: the probes of memory must not begin where those of writing left it.
     probed = probe_methods(study, base, data, methods, general) if methods else {}
     mean_tokens, documents = _documents(study, base, train[:400])
-    new_tokens = study.evaluate.new_tokens or (answer_tokens(base, train[:400]) if answers else 0)
+    new_tokens = study.evaluate.new_tokens or longest_answer(base, data, train[:400])
     read, write = rates(base, documents[:24], answers)
     retention = (RETENTION_TOKENS + retention_tokens) / read
     looks = sum(decide(base, *probed[m][:2], 1, probed[m][2]).check_seconds for m in methods)
@@ -382,13 +382,3 @@ def _strategies(
             )
         )
     return tuple(found)
-
-
-def answer_tokens(base: Base, rows: Sequence[Row]) -> int:
-    """Tokens that 95 % of the answers fit into and half as many more, at most ANSWER_TOKENS.
-
-    A model that has not seen the house style needs more words for the same facts.
-    """
-    chats = [row for row in rows if isinstance(row, Chat)]
-    lengths = sorted(len(base.template.tokens(row.answer)) + 1 for row in chats)
-    return max(16, min(ANSWER_TOKENS, round(1.5 * lengths[int(0.95 * (len(lengths) - 1))])))

@@ -292,6 +292,8 @@ class Data:
     folds: int = 0
     """Parts of the rows that were asked in turn, each by models trained on the others; `train` then
     counts all rows and `test` none. 0: one test part."""
+    lm_eval: dict[str, str] = field(default_factory=dict)
+    """Task of lm-eval -> its version, where the study is about such tasks; empty: own files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,8 @@ from domainwright.methods import METHODS
 from domainwright.prompting._sources import PromptSettings
 from domainwright.studies._few import check_folds
 from domainwright.studies._names import check_strategies
-from domainwright.studies._task_settings import TaskSettings, tasks_located
+from domainwright.studies._paths import data_located, located, past_located
+from domainwright.studies._task_settings import TaskSettings, check_task, tasks_located
 from domainwright.studies._yaml import read_yaml, write_yaml
 from domainwright.studies.prices import PriceSettings, read_prices
 from domainwright.studies.trackers import TRACKERS
@@ -32,8 +33,14 @@ MARK = "# Written by Domainwright: the study as it ran, every default written ou
 class DataSettings:
     """Where the rows come from. Paths are relative to the study file."""
 
-    train: tuple[str | dict, ...]
-    """A file or a folder, a list of them, or {path, format, columns, share, task} each."""
+    train: tuple[str | dict, ...] = ()
+    """A file or a folder, a list of them, or {path, format, columns, share, task} each. With `task`
+    they are learnt instead of the task's own rows."""
+    task: str | None = None
+    """A task, group or tag of lm-eval that the study is about, or the path of its YAML file: its
+    documents are learnt and asked, its metrics decide."""
+    include: str | None = None
+    """Folder with YAML tasks of your own, among which `task` is. Code in it is run."""
     test: tuple[str | dict, ...] = ()
     """Test rows of your own. Empty: a part of the training rows is locked away for it."""
     development: tuple[str | dict, ...] = ()
@@ -61,8 +68,14 @@ class DataSettings:
     what that did to the scores."""
 
     def __post_init__(self) -> None:
-        if not self.train:
-            raise ConfigError("data.train names no file.", "give a file or a list of files.")
+        if not self.train and not self.task:
+            raise ConfigError(
+                "data.train names no file.", "give a file, a list of files, or data.task."
+            )
+        if self.include and not self.task:
+            raise ConfigError(
+                f"data.include is {self.include}, and no task is named.", "name it: data.task."
+            )
         ways = [way.method for way in self.augment]
         if len(set(ways)) < len(ways):
             raise ConfigError(
@@ -96,7 +109,8 @@ class EvaluateSettings:
     items: int | None = None
     """Test items asked. None: as many as the budget allows, at most 200."""
     score: str = "auto"
-    """What decides: token_f1, rouge_l, exact_match; accuracy_norm, accuracy; entity_f1."""
+    """What decides: token_f1, rouge_l, exact_match; accuracy_norm, accuracy; entity_f1; with
+    `data.task` a metric of the task, as lm-eval names it."""
     new_tokens: int | None = None
     """Longest answer. None: half more than 95 % of the training answers
     need, at most 128."""
@@ -117,7 +131,8 @@ class EvaluateSettings:
     retention: tuple[str | dict, ...] = ()
     """Further general text or choice files on which forgetting is measured."""
     retention_tasks: tuple[str | TaskSettings, ...] = ()
-    """Tasks of lm-eval on which forgetting is shown beside them: names, or {task, shots, limit}."""
+    """Tasks of lm-eval on which forgetting is shown beside them: names, or {task, shots, limit,
+    max_drop}."""
     max_forgetting: float | None = None
     """Most that a recommended strategy may forget, nats per token. None: train.max_forgetting,
     which also limits the states that a run keeps."""
@@ -221,6 +236,7 @@ class StudySettings:
             )
         check_strategies(self.strategies)
         check_folds(self)
+        check_task(self)
         if len(set(self.track)) < len(self.track):
             raise ConfigError(
                 f"track names one twice: {', '.join(self.track)}.", "remove the repeated name."
@@ -261,10 +277,10 @@ def read_study(path: Path | str, overrides: Sequence[str] = ()) -> StudySettings
     if isinstance(raw.get("prices"), str):
         raw["prices"] = as_mapping(read_prices(folder / Path(raw["prices"]).expanduser()))
     study = from_mapping(StudySettings, raw, path.name)
-    data = _data_located(study.data, folder)
+    data = data_located(study.data, folder)
     evaluate = replace(
         study.evaluate,
-        retention=_located(study.evaluate.retention, folder),
+        retention=located(study.evaluate.retention, folder),
         retention_tasks=tasks_located(study.evaluate.retention_tasks, folder),
     )
     base = study.base
@@ -277,7 +293,7 @@ def read_study(path: Path | str, overrides: Sequence[str] = ()) -> StudySettings
     if train.replay and train.replay.source:
         source = str(folder / Path(train.replay.source).expanduser())
         train = replace(train, replay=replace(train.replay, source=source))
-    methods = {name: _past_located(own, folder) for name, own in study.methods.items()}
+    methods = {name: past_located(own, folder) for name, own in study.methods.items()}
     name = study.name or (folder.name if path.stem == "study" else path.stem)
     prompting = study.prompting
     if study.domain and prompting.instruction is None:
@@ -341,50 +357,3 @@ def _override(raw: dict[str, Any], text: str) -> None:
                 f"--set {key}: {part!r} holds a value, not settings.", "name a setting that exists."
             )
     place[last] = read_yaml(value, f"--set {key}")
-
-
-def _data_located(data: DataSettings, folder: Path) -> DataSettings:
-    """The settings with all their paths made absolute from the study file's folder."""
-    select = data.select
-    if select and select.target:
-        select = replace(select, target=str(folder / Path(select.target).expanduser()))
-    return replace(
-        data,
-        train=_located(data.train, folder),
-        test=_located(data.test, folder),
-        development=_located(data.development, folder),
-        documents=_located(data.documents, folder),
-        select=select,
-        augment=tuple(
-            replace(way, synonyms=str(folder / Path(way.synonyms).expanduser()))
-            if way.synonyms
-            else way
-            for way in data.augment
-        ),
-    )
-
-
-def _past_located(method: Any, folder: Path) -> Any:
-    """A method's settings with the folders of earlier runs made absolute, where it names some."""
-    past = method.get("past") if isinstance(method, Mapping) else None
-    if not past:
-        return method
-    runs = [past] if isinstance(past, str) else past
-    return {**method, "past": [str(folder / Path(run).expanduser()) for run in runs]}
-
-
-def _located(entries: tuple[str | dict, ...], folder: Path) -> tuple[str | dict, ...]:
-    """The entries with their paths made absolute from the study file's folder."""
-
-    def absolute(path: object) -> str:
-        return str(folder / Path(str(path)).expanduser())
-
-    for entry in entries:
-        if not isinstance(entry, str) and "path" not in entry:
-            raise ConfigError(
-                f"data has an entry without a path: {entry!r}.",
-                "write {path: FILE, format: NAME}.",
-            )
-    return tuple(
-        absolute(e) if isinstance(e, str) else {**e, "path": absolute(e["path"])} for e in entries
-    )

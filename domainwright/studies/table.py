@@ -121,8 +121,11 @@ def _caption(verdict: Verdict, rows: list[list[str]]) -> Text:
         lines.append(f"{CHOSEN} recommended")
     if any(f" {UNDECIDED} [" in row[2] for row in rows):
         lines.append(f"{UNDECIDED} not decided: the interval contains 0")
-    if any(row[3].endswith("!") for row in rows):
+    over = {r.name: why for r in verdict.strategies if (why := _facts.over_limit(verdict, r))}
+    if any(x.task is None for own in over.values() for x in own.excesses):
         lines.append(f"! forgets more than the limit of {f.fixed(verdict.max_forgetting, 2)}")
+    for name, own in over.items():
+        lines += [f"! {name} {x.said}" for x in own.excesses if x.task]
     if f.unit(verdict.score).lower_is_better:
         lines.append(f"{f.unit(verdict.score).label}: lower is better")
     return Text("\n" + "\n".join(lines) if lines else "")

@@ -133,6 +133,11 @@ def test_what_forgets_too_much_never_comes_first():
     found = costs(rows, book, data(), gigabytes={}, max_forgetting=0.05)
     assert found.first == "zero_shot" and found.break_evens == []
     assert {c.strategy for c in found.strategies} == {"zero_shot", "lora"}
+    # arc_easy fell by 0.0125.
+    for limit, first in ((0.0125, "lora"), (0.012, "zero_shot")):
+        tasks = [replace(task, max_drop=limit) for task in tuned.retention.tasks]
+        limited = replace(tuned, retention=replace(tuned.retention, tasks=tasks))
+        assert costs([rows[0], limited], book, data(), gigabytes={}).first == first
 
 
 def test_what_is_cheaper_from_the_start_breaks_even_nowhere():

@@ -28,6 +28,20 @@ def test_a_refused_strategy_names_the_limit_that_would_let_it_in():
     assert not any("not tried" in x for x in said([*results, gated], "rag"))
 
 
+def test_a_limit_of_a_task_is_named_beside_that_of_forgetting():
+    lora = verdicts.result("lora", 0.6, 0.4, lost=0.083, kind="method")
+    tasks = [replace(t, max_drop=0.01) for t in lora.retention.tasks]
+    lora = replace(lora, retention=replace(lora.retention, tasks=tasks))
+    results = [verdicts.result("zero_shot", 0.2, None), lora]
+    # arc_easy fell by 0.0125; wikitext's bits fell, which is a gain.
+    assert said(results, "zero_shot")[0].startswith(
+        "With a limit of 0.09 nats per token or more for forgetting and a max_drop of 0.02 or more "
+        "for arc_easy, lora"
+    )
+    alone = said(results, "zero_shot", max_forgetting=0.3)
+    assert alone[0].startswith("With a max_drop of 0.02 or more for arc_easy, lora")
+
+
 def lead(mean, half):
     difference = Difference(mean=mean, low=mean - half, high=mean + half, p=0.2, p_holm=0.4)
     return replace(verdicts.result("rag", 0.3, None), difference=difference)

@@ -1,10 +1,14 @@
 """From marks to advice, with items made by hand."""
 
 import math
+from dataclasses import replace
+from itertools import permutations
 
 import pytest
 
+from domainwright.evaluate.kept import TaskKept
 from domainwright.evaluate.records import Item, Mark
+from domainwright.maths.bootstrap import Interval
 from domainwright.studies.judge import compare, measured_detectable, recommend, summarise
 from tests.studies.verdicts import absent, result
 
@@ -113,6 +117,56 @@ def test_the_best_is_refused_for_forgetting():
         "lora is refused: it forgets 0.200 nats per token of general text, and the limit is 0.05."
     )
     assert study(marks, lost={"lora": 0.05, "lora+rag": 0.2}).strategy == "lora"
+
+
+def limited(name, before, after, limit, *, up=True):
+    """A task of lm-eval that was kept as `after`, and may lose at most `limit`."""
+    moved = [b - a for a, b in zip(before, after, strict=True)]
+    mean = sum(moved) / len(moved)
+    return TaskKept(
+        name=name, metric="m", higher_is_better=up, items=len(moved), mean=0.5,
+        change=Interval(mean, mean - 0.1, mean + 0.1), max_drop=limit,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("wrong", "limit", "up", "refused"),
+    [
+        (5, 0.02, True, True),
+        (2, 0.02, True, False),  # exactly at the limit
+        (3, 0.02, True, True),
+        (-5, 0.0, True, False),  # gained
+        (-5, 0.02, False, True),  # lower is better: more is a loss
+        (5, 0.02, False, False),
+        (90, None, True, False),
+    ],
+)
+def test_the_best_is_refused_for_what_it_lost_on_a_task(wrong, limit, up, refused):
+    given = {"zero_shot": items(NO), "rag": items(HALF), "lora": items(YES)}
+    differences = compare(given)
+    before = [1.0] * 100
+    after = [1.0 - (wrong > 0)] * abs(wrong) + [1.0] * (100 - abs(wrong))
+    if wrong < 0:
+        before, after = [0.0] * 100, [1.0] * -wrong + [0.0] * (100 + wrong)
+    results = []
+    for name in given:
+        one = result(name, 0.0, None, lost=0.0 if name == "lora" else None)
+        one = replace(one, **summarise(given[name]), difference=differences.get(name))
+        if name == "lora":
+            task = limited("arc_easy", before, after, limit, up=up)
+            free = limited("wikitext", [1.0] * 100, [0.0] * 100, None)
+            one = replace(one, retention=replace(one.retention, tasks=[free, task]))
+        results.append(one)
+    for order in permutations(results):
+        advice = recommend(order, given, score="exact_match", max_forgetting=0.05)
+        assert advice.strategy == ("rag" if refused else "lora")
+        said = [r for r in advice.reasons if "is refused" in r]
+        lost = f"{abs(wrong) / 100:g}"
+        assert said == (
+            [f"lora is refused: it loses {lost} on arc_easy, and the limit is 0.02."]
+            if refused
+            else []
+        )
 
 
 def test_all_but_the_reference_failed():

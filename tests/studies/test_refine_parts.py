@@ -241,7 +241,7 @@ class TestDecision:
     def test_forgetting_beyond_the_limit_is_refused(self):
         found = decide(self.BEFORE, self.AFTER, {}, change((0.06, 0.05, 0.07)), SAME, RULES)
         assert not found.accepted
-        assert "forgets 0.060 nats per token of general text against the base" in found.sentence
+        assert "against the base the challenger forgets 0.060 nats per token" in found.sentence
 
     @pytest.mark.parametrize(("low", "accepted"), [(0.0049, True), (0.0051, False)])
     def test_forgetting_more_than_the_champion(self, low, accepted):

@@ -4,11 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 
 import domainwright as dw
 from domainwright.core.errors import ConfigError, DataError
 from domainwright.evaluate.lm_eval_tasks import Tasks, load_tasks
+from domainwright.studies.records import read_verdict
 from domainwright.studies.study import read_study
+from domainwright.studies.table import render_table, verdict_rows
 from tests.lm_eval_here import TASKS, data_cache, lm_eval_here  # noqa: F401
 from tests.studies import world
 
@@ -91,6 +94,61 @@ def test_tasks_are_asked_once_a_model_and_again_when_they_change(study, tmp_path
     assert tasks[0] == tasks[1] and len(tasks[0]) == 3
 
 
+def as_the_base_answers(folder, base):
+    """A task on which the base is always right: what it picks is what counts as right."""
+    colours = list(world.COLOURS)
+    rows = [
+        {"question": f"Which colour is {plant}?", "choices": colours, "answer": 0}
+        for plant in world.PLANTS
+    ]
+
+    def written(name):
+        # A folder each: a process reads the index of one once.
+        place = folder / name
+        place.mkdir(parents=True)
+        data = str(world.write_lines(place / "rows.jsonl", rows))
+        task = {
+            **yaml.safe_load((TASKS / "dw_last_word.yaml").read_text()),
+            "task": name,
+            "dataset_kwargs": {"data_files": {"test": data}},
+            "output_type": "multiple_choice",
+            "doc_to_text": "Question: {{question}}\nAnswer:",
+            "doc_to_choice": "{{choices}}",
+            "doc_to_target": "answer",
+            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+        }
+        (place / "task.yaml").write_text(yaml.safe_dump(task))
+        return str(place)
+
+    model = dw.load_base(str(base), dtype="float32")
+    (found,) = load_tasks(["dw_any"], include=written("dw_any")).ask(model).results
+    for row, item in zip(rows, found.items, strict=True):
+        row["answer"] = colours.index(item.reply)
+    return {"task": "dw_own", "include": written("dw_own"), "limit": None}
+
+
+def test_a_strategy_that_loses_more_than_it_may_is_refused(study, tmp_path, base):
+    own = {**as_the_base_answers(tmp_path / "mine", base), "max_drop": 0.02}
+    tasks = [own, {**ASKED[1], "max_drop": 9.0}]
+    wild = ["train.learning_rate=3.0", "train.max_forgetting=99.0", "strategies=[zero_shot, lora]"]
+    decided = dw.decide(study, tmp_path / "run", overrides=[*asked(study, tasks), *wild])
+    verdict = decided.verdict
+    lora = next(r for r in verdict.strategies if r.name == "lora")
+    (task, free), lost = lora.retention.tasks, -lora.retention.tasks[0].change.mean
+    assert task.mean == 1 - lost and lost > 0.02 and (task.max_drop, free.max_drop) == (0.02, 9.0)
+    said = f"loses {lost:.3g} on dw_own, and the limit is 0.02"
+    assert [r for r in verdict.recommendation.reasons if "refused" in r] == [
+        f"lora is refused: it {said}."
+    ]
+    assert verdict.recommendation.strategy != "lora" and verdict.costs.first != "lora"
+    page = (decided.folder / "report.html").read_text()
+    assert "over limit 0.02 on dw_<wbr>own" in page and "may lose 0.02" in page
+    assert f"! lora {said}" in str(render_table(verdict).caption)
+    assert {row[0]: row[3][-1:] for row in verdict_rows(verdict)[1]}["lora"] == "!"
+    assert said in (decided.folder / "trials/lora/adapter/README.md").read_text()
+    assert read_verdict(decided.folder / "verdict.json").strategies == verdict.strategies
+
+
 def test_no_task_is_no_change(study, tmp_path):
     decided = dw.decide(study, tmp_path / "run")
     assert all(r.retention.tasks == [] for r in decided.verdict.strategies)
@@ -131,6 +189,7 @@ def test_the_settings(study, tmp_path):
     [
         ([{"task": "a", "shots": -1}], ConfigError, "shots of -1"),
         ([{"task": "a", "limit": 0}], ConfigError, "limit of 0"),
+        ([{"task": "a", "max_drop": -0.1}], ConfigError, "max_drop of -0.1"),
         ([{"task": "a", "shot": 1}], ConfigError, "'shot'"),
         ([ASKED[0], {**ASKED[0], "limit": 3}], DataError, "twice: dw_choice"),
     ],

@@ -22,7 +22,7 @@ from typing import ClassVar
 import numpy as np
 
 from domainwright.core.errors import ConfigError
-from domainwright.core.records import Chat, Choice, Message, Row
+from domainwright.core.records import ASKING, Chat, Choice, Message, Row
 from domainwright.core.seeds import derive, generator
 from domainwright.curate._protected import protected
 from domainwright.curate.augmentation import AUGMENTATIONS, Made, Tools, provenance
@@ -89,8 +89,8 @@ def asking(row: Row, question: str) -> Row:
     if isinstance(row, Choice):
         return replace(row, question=question)
     assert isinstance(row, Chat)
-    last = max(n for n, message in enumerate(row.messages) if message.role == "user")
-    turn = Message("user", question)
+    last = max(n for n, message in enumerate(row.messages) if message.role in ASKING)
+    turn = Message(row.messages[last].role, question)
     return replace(row, messages=(*row.messages[:last], turn, *row.messages[last + 1 :]))
 
 

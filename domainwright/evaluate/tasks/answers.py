@@ -103,5 +103,8 @@ def marked(row: Chat, prompt: Prompt, reply: Answer, decide_by: str) -> Item:
 def reference_ids(base: Base, row: Chat) -> list[int]:
     """The reference and its end-of-turn token, as trained: what follows the bare prompt."""
     whole = base.template.conversation(row.messages)
+    if row.literal:
+        learned = [token for token, on in zip(whole.ids, whole.supervised, strict=True) if on]
+        return learned[: min(REFERENCE_TOKENS, base.context // 2)]
     first = len(base.template.prompt(row.messages[:-1]))
     return whole.ids[first:][: min(REFERENCE_TOKENS, base.context // 2)]

@@ -21,7 +21,7 @@ from domainwright.evaluate.so_far import SoFar
 from domainwright.evaluate.tasks import TASKS
 from domainwright.infer.likelihood import Likelihood, Request, score
 from domainwright.models.base import Base
-from domainwright.models.forms import Prompt, continuation
+from domainwright.models.forms import Prompt, continuation, offered
 
 
 @TASKS.register
@@ -47,8 +47,8 @@ class Choices:
             return marked(base, rows, prompts, Choices.scores, listen=listen, stage=stage)
         requests, owners = [], []
         for number, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
-            for choice in row.choices:
-                requests.append(Request(*continuation(base.template, prompt.text, " " + choice)))
+            for choice in offered(row):
+                requests.append(Request(*continuation(base.template, prompt.text, choice)))
                 owners.append(number)
         so_far, known = SoFar(listen), defaultdict[int, dict[int, float]](dict)
 

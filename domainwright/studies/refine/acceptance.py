@@ -25,6 +25,7 @@ from domainwright.evaluate.records import Item
 from domainwright.evaluate.retained import Change
 from domainwright.maths.significance import holm
 from domainwright.studies._format import SHARE, nats, p_value, unit
+from domainwright.studies._limits import over_limit
 from domainwright.studies.judge import ALPHA, REFERENCE, compare, summarise
 from domainwright.studies.records import Difference
 from domainwright.studies.refine.records import Decision, Part
@@ -177,13 +178,8 @@ def _worse_parts(parts: Sequence[Part], score: str) -> list[str]:
 
 
 def _forgets(change: Change, rules: Rules) -> list[str]:
-    lost = change.nats_per_token.mean
-    if lost <= rules.max_forgetting:
-        return []
-    return [
-        f"The challenger forgets {lost:.3f} nats per token of general text against the base, and "
-        f"the limit is {rules.max_forgetting}."
-    ]
+    over = over_limit(change.nats_per_token, change.tasks, rules.max_forgetting)
+    return [f"Against the base the challenger {x.said}." for x in over.excesses] if over else []
 
 
 def _forgets_more(change: Change, rules: Rules) -> list[str]:

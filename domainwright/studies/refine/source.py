@@ -28,10 +28,10 @@ from domainwright.studies._exam import suite_of
 from domainwright.studies._folder import STUDY_FILE, ours
 from domainwright.studies._gate import Gate, input_of
 from domainwright.studies._gated import mixture, retained_mixture, route
+from domainwright.studies._longest import answer_tokens
 from domainwright.studies._scorecards import Asking, read_items, retained, write_items
 from domainwright.studies.api import Run, load_run
 from domainwright.studies.data import TASK_OF, WRITTEN, StudyData
-from domainwright.studies.plan import answer_tokens
 from domainwright.studies.records import Training, Verdict, read_verdict
 from domainwright.studies.refine.champion import in_force
 from domainwright.studies.study import StudySettings, read_study
@@ -199,6 +199,12 @@ def open_source(folder: Path, strategy: str | None, listen: Listener) -> Source:
         raise ConfigError(
             f"{run.strategy} has an adapter for every task, and a round refines one.",
             _with_adapter(verdict),
+        )
+    if study.data.task is not None:
+        raise ConfigError(
+            f"{folder} is about {study.data.task}, a task of lm-eval, and a round asks rows of "
+            "files.",
+            "run a study on the task's rows as a file, and refine that.",
         )
     own = f"trials/{parts(run.strategy)[0]}/adapter" if verdict else "adapter"
     adapter = in_force(folder, own)
