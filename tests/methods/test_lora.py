@@ -21,6 +21,15 @@ def peft_logits(model):
     return torch.cat([own_logits(model, ids) for ids in DOCS])
 
 
+def moved(adapter, seed=1, by=0.1):
+    """Far from the start, so that a parameter that is not read shows."""
+    source = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.add_(by * torch.randn(parameter.shape, generator=source))
+    return adapter
+
+
 def peft_model(family, **settings):
     """A PEFT model of the tiny model with random factors."""
     config = peft.LoraConfig(

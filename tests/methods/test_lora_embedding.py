@@ -16,6 +16,7 @@ from domainwright.studies.api import load_run, train_method
 from domainwright.studies.combine import combine_runs
 from domainwright.studies.export import export
 from domainwright.train.loss import summed_loss
+from tests.methods.test_lora import moved, peft_logits
 from tests.methods.test_method_contract import build, logits, step
 from tests.studies.world import save_base, study_file
 from tests.tiny import documents, own_logits, tiny_base, tiny_model
@@ -30,18 +31,6 @@ KINDS = [
     ("gpt2", {}, "wte"),
     ("gemma2", {"tie_word_embeddings": True}, "embedding"),
 ]
-
-
-def moved(adapter, seed=1):
-    source = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in adapter.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=source))
-    return adapter
-
-
-def peft_logits(model):
-    return torch.cat([own_logits(model, ids) for ids in DOCS])
 
 
 @pytest.mark.parametrize(("family", "changes", "name"), KINDS, ids=str)

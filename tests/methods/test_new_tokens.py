@@ -25,6 +25,7 @@ from domainwright.models.flat import flatten
 from domainwright.models.forms import TrainRow, encode_rows
 from domainwright.train.loss import summed_loss
 from domainwright.train.shaped import Shape, shaped_batch, shaped_loss
+from tests.methods.test_lora import moved
 from tests.methods.test_method_contract import build, logits
 from tests.tiny import (
     chat,
@@ -75,14 +76,6 @@ def widened(family, **changes):
 
 def ids_of(base):
     return base.tokenizer(TEXT, add_special_tokens=False).input_ids
-
-
-def moved(adapter, seed=1):
-    source = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in adapter.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=source))
-    return adapter
 
 
 def read(base, ids):

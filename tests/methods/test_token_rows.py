@@ -21,6 +21,7 @@ from domainwright.models.token_rows import TokenRows
 from domainwright.train.loss import batch_of, losses_of_rows, summed_loss
 from domainwright.train.recompute import recomputed
 from domainwright.train.shaped import Shape, shaped_batch, shaped_loss
+from tests.methods.test_lora import moved
 from tests.methods.test_method_contract import build, logits, step
 from tests.tiny import (
     CONFIGS,
@@ -57,15 +58,6 @@ def words():
     return found
 
 
-def random_rows(adapter, seed=1):
-    """Far from the start, so that a row that is not read shows."""
-    source = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in adapter.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=source))
-    return adapter
-
-
 def peft_of(family, folder, **changes):
     return peft.PeftModel.from_pretrained(
         tiny_model(family, **changes), folder, is_trainable=True
@@ -96,7 +88,7 @@ TIED = [
 @pytest.mark.parametrize(("family", "changes"), TIED, ids=str)
 def test_logits_and_gradients_are_pefts(family, changes, tmp_path, words):
     base = tiny_base(family, **changes)
-    adapter = random_rows(build(base, "lora", rank=3, tokens=words))
+    adapter = moved(build(base, "lora", rank=3, tokens=words))
     assert adapter.token_rows.shape == (3, 32)
     adapter.save(tmp_path)
     # In float64: what is compared is then our rounding alone.
@@ -146,7 +138,7 @@ def test_logits_and_gradients_are_pefts(family, changes, tmp_path, words):
 def test_every_loss_pulls_on_a_tied_heads_rows(changes, words):
     """By hand in the loss heads, and by autograd through all logits: the same gradient."""
     base = tiny_base(**changes)
-    adapter = random_rows(build(base, "lora", tokens=words))
+    adapter = moved(build(base, "lora", tokens=words))
     adapter.attach()
     rows = train_rows((9, 4, 13), prompt=3)
     source = torch.Generator().manual_seed(4)
@@ -181,7 +173,7 @@ def test_the_fused_trunk_carries_them(family, words):
     assert base.trunk is not None
     # Only the upper block is adapted: the gradient still has to reach the embedding.
     adapter = build(base, "lora", targets=("model.layers.1.mlp.up_proj",), tokens=words)
-    random_rows(adapter).attach()
+    moved(adapter).attach()
     read = base.trunk.hidden(flatten(DOCS), None)
     assert read is not None and read.requires_grad
     flat = flatten(DOCS)
@@ -252,7 +244,7 @@ def test_only_their_rows_learn_and_reading_makes_no_second_table(words):
 @torch.no_grad()
 def test_answers_and_likelihoods(family, words):
     base = tiny_base(family)
-    adapter = random_rows(build(base, "lora", tokens=words))
+    adapter = moved(build(base, "lora", tokens=words))
     adapter.attach()
     got = answer(base, DOCS, new_tokens=6, references=[[5, 6], [7], [8, 9]])
     want = []
@@ -281,7 +273,7 @@ def test_answers_and_likelihoods(family, words):
 @pytest.mark.parametrize(("family", "changes"), TIED[:3] + TIED[5:6], ids=str)
 def test_folders_both_ways(method, family, changes, tmp_path, words):
     base = tiny_base(family, **changes)
-    adapter = random_rows(build(base, method, rank=4, alpha=6.0, tokens=words))
+    adapter = moved(build(base, method, rank=4, alpha=6.0, tokens=words))
     adapter.save(tmp_path / "ours")
     adapter.attach()
     want = logits(base)
@@ -399,7 +391,7 @@ def test_a_widened_base_learns_its_new_words(tmp_path):
 @pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": False}], ids=str)
 def test_beside_a_head_for_labels(changes, words, tmp_path):
     base = tiny_base(**changes)
-    inner = random_rows(build(base, "lora", tokens=words))
+    inner = moved(build(base, "lora", tokens=words))
     adapter = HeadedAdapter(inner, "classification", ["a", "b"])
     assert adapter.trainable == inner.trainable + 2 * 32
     with torch.no_grad():
@@ -447,10 +439,10 @@ def test_a_base_without_a_plain_embedding_is_refused(words, monkeypatch):
 
 def test_beside_a_past_and_with_another_start(words, tmp_path):
     base = tiny_base()
-    random_rows(build(base, "lora", rank=2)).save(tmp_path / "first")
+    moved(build(base, "lora", rank=2)).save(tmp_path / "first")
     for number, settings in enumerate(({"past": (str(tmp_path / "first"),)}, {"start": "pissa"})):
         folder = tmp_path / str(number)
-        adapter = random_rows(build(base, "lora", rank=3, tokens=words, **settings))
+        adapter = moved(build(base, "lora", rank=3, tokens=words, **settings))
         adapter.save(folder)
         with adapter.attached():
             want = logits(base)
