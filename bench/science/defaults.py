@@ -178,10 +178,11 @@ def page(records: Sequence[Mapping[str, Any]]) -> str:
     }
     first, *others = FILES
     places = [(first, round(f, 3)) for f in FACTORS] + [(d, 1.0) for d in others]
-    runs = [
-        r for r in newest.values() if r["factor"] == 1 and "after" in r and r["domain"] != SMALL
-    ]
-    better = sum(r["after"] < r["before"] for r in runs)
+    own = [r for r in newest.values() if r["domain"] != SMALL]
+    # What trains nothing on this base was refused, and is no run.
+    working = {r["method"] for r in own if "after" in r}
+    runs = [r for r in own if r["factor"] == 1 and r["method"] in working]
+    better = sum("after" in r and r["after"] < r["before"] for r in runs)
     ended = f"At its default rate the loss fell in {better} of {len(runs)} runs."
     text = HEAD.format(steps=STEPS, words=WORDS, ended=ended) + _table(newest, places)
     small = [r for r in newest.values() if r["domain"] == SMALL]

@@ -282,7 +282,7 @@ class Bottleneck:
     identity_start = True
     random_start = True
     learning_rate: ClassVar = {"small": 1e-3, "large": 1e-4}
-    """Below and from one billion parameters; methods.md §15.3, not swept."""
+    """Below and from one billion parameters; methods.md §15.3, swept in docs/defaults.md."""
     merge_rtol: ClassVar[dict[torch.dtype, float]] = {}
 
     @staticmethod

@@ -191,7 +191,7 @@ class Compacter:
     identity_start = True
     random_start = True
     learning_rate: ClassVar = {"small": 3e-3, "large": 3e-3}
-    """Below and from one billion parameters; methods.md §15.3, not swept."""
+    """Below and from one billion parameters; methods.md §15.3, swept in docs/defaults.md."""
     merge_rtol: ClassVar[dict[torch.dtype, float]] = {}
 
     @staticmethod

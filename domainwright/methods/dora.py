@@ -120,4 +120,4 @@ class Dora(Lora):
         "Σ rank · (inputs + outputs) + outputs over the chosen layers, + hidden size per token row"
     )
     learning_rate: ClassVar = {"small": 8e-4, "large": 2e-4}
-    """Below and from one billion parameters; methods.md §15.3, not swept."""
+    """Below and from one billion parameters; methods.md §15.3, swept in docs/defaults.md."""

@@ -50,7 +50,7 @@ class Full:
     identity_start = True
     random_start = False
     learning_rate: ClassVar = {"small": 1e-4, "large": 1e-5}
-    """Below and from one billion parameters; methods.md §15.3, not swept."""
+    """Below and from one billion parameters; methods.md §15.3, swept in docs/defaults.md."""
     merge_rtol: ClassVar = _weights.MERGE_RTOL
 
     @staticmethod

@@ -111,7 +111,7 @@ class Ia3:
     identity_start = True
     random_start = False
     learning_rate: ClassVar = {"small": 5e-3, "large": 3e-3}
-    """Below and from one billion parameters; methods.md §15.3, not swept."""
+    """Below and from one billion parameters; methods.md §15.3, swept in docs/defaults.md."""
     merge_rtol: ClassVar = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
     """Largest relative error of merged logits. bfloat16 rounds every merged weight to 8 bits."""
 

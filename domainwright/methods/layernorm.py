@@ -58,7 +58,7 @@ class Layernorm:
     identity_start = True
     random_start = False
     learning_rate: ClassVar = {"small": 3e-3, "large": 1e-3}
-    """Below and from one billion parameters; methods.md §15.3, not swept."""
+    """Below and from one billion parameters; methods.md §15.3, swept in docs/defaults.md."""
     merge_rtol: ClassVar = _weights.MERGE_RTOL
 
     @staticmethod

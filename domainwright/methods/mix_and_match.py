@@ -111,7 +111,7 @@ class MixAndMatch:
     identity_start = False
     random_start = True
     learning_rate: ClassVar = {"small": 5e-4, "large": 1e-4}
-    """Below and from one billion parameters; methods.md §15.3, not swept."""
+    """Below and from one billion parameters; methods.md §15.3, swept in docs/defaults.md."""
     merge_rtol: ClassVar[dict[torch.dtype, float]] = {}
 
     @staticmethod

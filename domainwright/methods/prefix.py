@@ -247,7 +247,7 @@ class Prefix:
     identity_start = False
     random_start = False
     learning_rate: ClassVar = {"small": 1e-2, "large": 5e-3}
-    """Below and from one billion parameters; methods.md §15.3, not swept."""
+    """Below and from one billion parameters; methods.md §15.3, swept in docs/defaults.md."""
     merge_rtol: ClassVar[dict[torch.dtype, float]] = {}
 
     @classmethod

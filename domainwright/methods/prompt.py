@@ -77,7 +77,7 @@ class Prompt:
     identity_start = False
     random_start = False
     learning_rate: ClassVar = {"small": 1e-2, "large": 3e-2}
-    """Below and from one billion parameters; methods.md §15.3, not swept."""
+    """Below and from one billion parameters; methods.md §15.3, swept in docs/defaults.md."""
     merge_rtol: ClassVar[dict[torch.dtype, float]] = {}
 
     @staticmethod

@@ -122,8 +122,9 @@ class Ptuning:
     peft_type: ClassVar[str | None] = "P_TUNING"
     identity_start = False
     random_start = True
-    learning_rate: ClassVar = {"small": 1e-3, "large": 1e-3}
-    """Below and from one billion parameters; methods.md §15.3, not swept."""
+    learning_rate: ClassVar = {"small": 3e-3, "large": 1e-3}
+    """Below and from one billion parameters; methods.md §15.3 has 1e-3, with which twelve steps on
+    science learned nothing (docs/defaults.md)."""
     merge_rtol: ClassVar[dict[torch.dtype, float]] = {}
 
     @staticmethod

@@ -54,4 +54,4 @@ class PtuningV2(Prefix):
     summary = "Deep prompts with dropout, made for a head on labels; fewer rows than prefix."
     parameter_formula = "rows · layers · 2 · keys per layer, and inputs · labels of a head"
     learning_rate: ClassVar = {"small": 7e-3, "large": 7e-3}
-    """Below and from one billion parameters; methods.md §15.3, not swept."""
+    """Below and from one billion parameters; methods.md §15.3, swept in docs/defaults.md."""

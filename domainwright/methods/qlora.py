@@ -181,6 +181,6 @@ class Qlora(Lora):
     identity_start = False
     """Not the base: its weights in 4 bits."""
     learning_rate: ClassVar = {"small": 1e-3, "large": 2e-4}
-    """Below and from one billion parameters; methods.md §15.3, not swept."""
+    """Below and from one billion parameters; methods.md §15.3, swept in docs/defaults.md."""
     merge_rtol: ClassVar = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
     """Of the merge dequant16. bfloat16 rounds every merged weight to 8 bits."""

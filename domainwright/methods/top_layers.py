@@ -62,7 +62,7 @@ class TopLayers:
     identity_start = True
     random_start = False
     learning_rate: ClassVar = {"small": 2e-4, "large": 2e-5}
-    """Below and from one billion parameters; methods.md §15.3, not swept."""
+    """Below and from one billion parameters; methods.md §15.3, swept in docs/defaults.md."""
     merge_rtol: ClassVar = _weights.MERGE_RTOL
 
     @staticmethod
