@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.science.arms import Effort
 from bench.science.drawings import draw
 from bench.science.rows import ROWS
 from bench.science.t0 import Recipe, texts, world_of
@@ -75,11 +76,13 @@ def page(records: Mapping[str, Mapping[str, Any]]) -> str:
 
 def section(name: str, record: Mapping[str, Any], kind: Any) -> list[str]:
     image = f"images/science_{name.lower()}.svg"
+    seeds = record["effort"]["seeds"]
+    effort = "" if seeds == Effort().seeds else f" --seeds {seeds}"
     return [
         "",
         f"## {name}: {kind.title}",
         "",
-        f"Claimed by {kind.source}. `python -m bench.science.rows --rows {name}`, "
+        f"Claimed by {kind.source}. `python -m bench.science.rows --rows {name}{effort}`, "
         f"{record['seconds'] / 60:.0f} minutes on a core with others at work.",
         "",
         kind.did,
