@@ -91,6 +91,15 @@ class Unit:
     change_decimals: int | None = None
 
     @property
+    def heading(self) -> str:
+        """The label as words begin; a metric of lm-eval behind a filter is a name, not words.
+
+        >>> Unit("token F1", 1, 2).heading, Unit("exact_match,strict", 1, 3).heading
+        ('Token F1', 'exact_match,strict')
+        """
+        return self.label if "," in self.label else self.label[0].upper() + self.label[1:]
+
+    @property
     def lower_is_better(self) -> bool:
         return self.factor < 0
 

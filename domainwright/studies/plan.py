@@ -195,8 +195,8 @@ def _over(study: StudySettings, minutes: float) -> list[str]:
     if minutes <= LATE * budget:
         return []
     return [
-        f"It is expected to take {minutes:.0f} minutes, and the budget is {budget:g}: ask fewer "
-        "strategies, or items (evaluate.items), or give it more."
+        f"The study is expected to take {minutes:.0f} minutes, and the budget is {budget:g}: ask "
+        "fewer strategies, or items (evaluate.items), or give it more."
     ]
 
 
