@@ -21,11 +21,13 @@ from domainwright.core.records import Chat, Choice
 from domainwright.evaluate._lm_eval_engine import Engine, longest
 from domainwright.evaluate._lm_eval_results import DECIDING, UNREAD, alone, named
 from domainwright.evaluate.lm_eval_rows import CHOICES, Document, kind_of
-from domainwright.evaluate.lm_eval_tasks import Tasks
+from domainwright.evaluate.lm_eval_tasks import Tasks, foreign
 from domainwright.evaluate.records import Item, Mark
 from domainwright.evaluate.tasks.answers import reference_ids
 from domainwright.models.base import Base
 from domainwright.models.forms import Prompt
+
+CODE = "correct the task's YAML file or its code."
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +87,15 @@ class TaskExam:
         """
         engine, begun = Engine(base, listen, stage), time.perf_counter()
         with self._tasks.running():
-            made = [self._requests(*pair) for pair in zip(rows, prompts, strict=True)]
+            with foreign("put what is asked", CODE):
+                made = [self._requests(*pair) for pair in zip(rows, prompts, strict=True)]
             if self.kind == CHOICES:
                 put = _chosen(engine, rows, made, decide_by)
             else:
                 put = _written(engine, base, rows, made)
             seconds = (time.perf_counter() - begun) / max(1, len(rows))
-            found = self._marked(put)
+            with foreign("mark the answers", CODE):
+                found = self._marked(put)
         # Strategies are compared by means over all items: by what every item has.
         everywhere = set(self._given).intersection(*(metrics for metrics, _ in found))
         items = []
@@ -155,15 +159,8 @@ class TaskExam:
             document = next((x for x in self._documents.values() if x.task is task), None)
             if document is None:
                 continue
-            try:
-                with self._tasks.running():
-                    ((marks, _),) = self._marked([_right(document)])
-            # Anything: a task's own code runs here.
-            except Exception as error:
-                raise DataError(
-                    f"lm-eval cannot mark an answer to {name} ({type(error).__name__}: {error}).",
-                    "correct the task's YAML file or its code.",
-                ) from error
+            with foreign(f"mark an answer to {name}", CODE), self._tasks.running():
+                ((marks, _),) = self._marked([_right(document)])
             given.append(marks)
             better = task.higher_is_better()
             wrong |= {m for m in marks if better.get(m.partition(",")[0]) is False}

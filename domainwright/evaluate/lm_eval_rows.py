@@ -18,7 +18,7 @@ from domainwright.core.errors import ConfigError, DataError
 from domainwright.core.progress import Listener, Step, quiet
 from domainwright.core.records import Chat, Choice, Message, Row, SetAside
 from domainwright.curate.read import ReadResult
-from domainwright.evaluate.lm_eval_tasks import Tasks
+from domainwright.evaluate.lm_eval_tasks import Tasks, foreign
 
 CHOICES, WRITTEN = "multiple_choice", "generate_until"
 """Kinds of tasks of which rows can be made, as lm-eval calls them."""
@@ -145,15 +145,8 @@ def _read(
             "file": file,
             "line": number + 1,
         }
-        try:
+        with foreign(f"put document {number} of {file}", "correct its YAML file or its data."):
             made = make(task, doc, asked)
-        # Anything: a task's own code runs here.
-        except Exception as error:
-            raise DataError(
-                f"lm-eval cannot put document {number} of {file} "
-                f"({type(error).__name__}: {error}).",
-                "correct the task's YAML file or its data.",
-            ) from error
         if isinstance(made, str):
             aside.append(SetAside(**place, reason="no_right_choice", detail=made))
         else:

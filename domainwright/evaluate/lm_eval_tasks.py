@@ -26,7 +26,13 @@ from typing import Any
 import numpy as np
 
 from domainwright.core.artifacts import sha256_json
-from domainwright.core.errors import CapabilityError, ConfigError, DataError, UnknownName
+from domainwright.core.errors import (
+    CapabilityError,
+    ConfigError,
+    DataError,
+    DomainwrightError,
+    UnknownName,
+)
 from domainwright.core.progress import Listener, Step, quiet
 from domainwright.evaluate._lm_eval_engine import Engine
 from domainwright.evaluate._lm_eval_results import TaskResult, result
@@ -67,12 +73,12 @@ class Tasks:
         return dict(self._loaded["tasks"])
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """As lm-eval runs its tasks, each asking with the same random numbers."""
-        with _as_lm_eval(self._draws):
+    def running(self) -> Iterator["_State"]:
+        """As lm-eval runs its tasks, each asking with the same random numbers and examples."""
+        with _as_lm_eval(self._draws) as state:
             for task in self._loaded["tasks"].values():
                 task.set_fewshot_seed(seed=SHOT_SEED)
-            yield
+            yield state
 
     def requests(self) -> dict[str, list[str]]:
         """Of each single task, the texts of all its requests in their order."""
@@ -120,10 +126,7 @@ class Tasks:
         from lm_eval.evaluator import evaluate
 
         answering = engine(base, listen, stage)
-        with _as_lm_eval(self._draws) as state:
-            # Again before each asking: the same examples are shown to every model.
-            for task in self._loaded["tasks"].values():
-                task.set_fewshot_seed(seed=SHOT_SEED)
+        with self.running() as state:
             found = evaluate(
                 answering,
                 self._loaded,
@@ -205,25 +208,39 @@ def _check_kind(name: str, task: Any) -> None:
 
 def _loaded(name: str, include: str | None) -> dict[str, Any]:
     manager = _manager(name, include)
+    remedy = "correct its YAML file; a path in data_files is relative to the current folder."
+    with foreign(f"load the task {name!r}", remedy):
+        try:
+            found: dict[str, Any] = manager.load([name])
+        except ModuleNotFoundError as error:
+            raise CapabilityError(
+                f"The task {name!r} needs the package {error.name}.",
+                f"run: pip install {error.name}",
+            ) from error
+        except ConnectionError as error:
+            raise CapabilityError(
+                f"The data of the task {name!r} is not on this machine ({error}).",
+                "where there is a network, call datasets.load_dataset with the task's dataset_path "
+                "and dataset_name once, and bring its cache here (HF_DATASETS_CACHE).",
+            ) from error
+    return found
+
+
+@contextmanager
+def foreign(doing: str, remedy: str) -> Iterator[None]:
+    """A task's own code runs inside this block, and its data may hold what they like.
+
+    Raises:
+        DataError: it raised anything but an error of ours.
+    """
     try:
-        found: dict[str, Any] = manager.load([name])
-    except ModuleNotFoundError as error:
-        raise CapabilityError(
-            f"The task {name!r} needs the package {error.name}.", f"run: pip install {error.name}"
-        ) from error
-    except ConnectionError as error:
-        raise CapabilityError(
-            f"The data of the task {name!r} is not on this machine ({error}).",
-            "where there is a network, call datasets.load_dataset with the task's dataset_path and "
-            "dataset_name once, and bring its cache here (HF_DATASETS_CACHE).",
-        ) from error
-    # Anything: a task's own code may run here, and a file of data may hold what it likes.
+        yield
+    except DomainwrightError:
+        raise
     except Exception as error:
         raise DataError(
-            f"lm-eval cannot load the task {name!r} ({type(error).__name__}: {error}).",
-            "correct its YAML file; a path in data_files is relative to the current folder.",
+            f"lm-eval cannot {doing} ({type(error).__name__}: {error}).", remedy
         ) from error
-    return found
 
 
 def _manager(name: str, include: str | None) -> Any:
