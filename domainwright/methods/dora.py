@@ -23,6 +23,7 @@ from domainwright.methods import METHODS
 from domainwright.methods.lora import Lora, LoraAdapter, LoraSettings
 from domainwright.models.base import Base
 from domainwright.models.hooks import Hook
+from domainwright.models.lowrank import LowRank
 from domainwright.models.points import Linear
 
 
@@ -35,38 +36,44 @@ class DoraSettings(LoraSettings):
     TAKES_EMBEDDING: ClassVar[bool] = False
 
 
-class _Turned:
-    """The output of one layer with other directions and lengths of its rows."""
+class _Length:
+    """The output of one layer whose rows have other directions, with other lengths."""
 
-    def __init__(
-        self, layer: Linear, a: nn.Parameter, b: nn.Parameter, m: nn.Parameter, settings: Any
-    ) -> None:
-        self.layer, self.a, self.b, self.m = layer, a, b, m
-        self.scale, self.dropout = settings.scale_of(layer.path), settings.dropout
-
-    @property
-    def dropping(self) -> bool:
-        return bool(self.dropout) and torch.is_grad_enabled()
+    def __init__(self, layer: Linear, change: LowRank, m: nn.Parameter) -> None:
+        self.layer, self.change, self.m = layer, change, m
+        self._squares_O: Tensor | None = None
 
     def norm_O(self) -> Tensor:
-        weight = self.layer.weight_OI.detach().float()
-        a, b = self.a.detach(), self.b.detach()
-        squares = weight.square().sum(1) + 2 * self.scale * ((weight @ a.T) * b).sum(1)
-        return (squares + self.scale**2 * ((b @ (a @ a.T)) * b).sum(1)).clamp_min(1e-12).sqrt()
+        """‖W + γ B A‖ of each row, with the factors as the products take them."""
+        weight = self.layer.weight_OI.detach()
+        if self._squares_O is None:
+            self._squares_O = weight.float().square().sum(1)
+        scale, b = self.change.scale, self.change.B_OR.detach()
+        a = self.change.A_RI.detach()
+        crossed = 2 * scale * ((weight @ a.to(weight.dtype).T).to(b.dtype) * b).sum(1)
+        squares = self._squares_O + crossed + scale**2 * ((b @ (a @ a.T)) * b).sum(1)
+        return squares.clamp_min(1e-12).sqrt()
 
     def __call__(self, x: Tensor, out: Tensor) -> Tensor:
         bias: Tensor | None = self.layer.module.bias  # type: ignore[assignment]
-        if self.dropping:
-            # As in PEFT: the base's share of the change sees the dropped inputs too.
-            x = functional.dropout(x, self.dropout)
-            plain = functional.linear(x, self.layer.weight_OI)
-        else:
-            plain = out if bias is None else out - bias
-        low = x.to(self.a.dtype) @ self.a.T @ self.b.T
-        length_O = self.m / self.norm_O()
+        plain = out if bias is None else out - bias
         # The change, not the whole: out keeps its own rounding.
-        change = (length_O - 1) * plain.to(low.dtype) + length_O * self.scale * low
-        return out + change.to(out.dtype)
+        return torch.addcmul(out, plain, (self.m / self.norm_O() - 1).to(out.dtype))
+
+
+class _Dropping(_Length):
+    """The same of dropped inputs. As in PEFT, the base's share of the change sees them too."""
+
+    @property
+    def dropping(self) -> bool:
+        return self.change.dropping
+
+    def __call__(self, x: Tensor, out: Tensor) -> Tensor:
+        x = functional.dropout(x, self.change.dropout, training=self.dropping)
+        plain = functional.linear(x, self.layer.weight_OI)
+        length_O = self.m / self.norm_O()
+        low = self.change.scale * (x.to(self.m.dtype) @ self.change.A_RI.T @ self.change.B_OR.T)
+        return out + ((length_O - 1) * plain.to(low.dtype) + length_O * low).to(out.dtype)
 
 
 class DoraAdapter(LoraAdapter):
@@ -84,17 +91,20 @@ class DoraAdapter(LoraAdapter):
         super().narrow(kept)
         self.m = nn.ParameterList(self.m[i] for i in kept)
 
-    def _turned(self) -> Iterator[_Turned]:
-        for layer, a, b, m in zip(self.layers, self.A, self.B, self.m, strict=True):
-            yield _Turned(layer, a, b, m, self.settings)
+    def _lengths(self) -> Iterator[_Length]:
+        kind = _Dropping if self.settings.dropout else _Length
+        for (layer, change), m in zip(self.changes(), self.m, strict=True):
+            yield kind(layer, change, m)
 
     def places(self) -> Iterator[tuple[str, Hook]]:
-        for hook in self._turned():
+        for hook in self._lengths():
+            if not self.settings.dropout:
+                yield hook.layer.path, hook.change
             yield hook.layer.path, hook
 
     def merged_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        for hook in self._turned():
-            turned_OI = hook.layer.weight_OI.float() + hook.scale * (hook.b @ hook.a)
+        for hook in self._lengths():
+            turned_OI = hook.layer.weight_OI.float() + hook.change.product_OI()
             merged_OI = (hook.m / hook.norm_O())[:, None] * turned_OI
             yield f"{hook.layer.path}.weight", self.as_stored(hook.layer, merged_OI)
         yield from self.merged_rows()

@@ -8,7 +8,7 @@ one by one: the work is the sum of squares of their lengths, not the square of t
 Dimension key: B batch, H heads, K key/value heads, T tokens, h head size.
 """
 
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -179,6 +179,10 @@ def prefixed(
 ) -> Tensor:
     """Attention (B, T, H, h) in which every query sees rows before its document's own."""
     bounds, parents = documents
+    if mask is None:
+        native = _native_behind(query, key, value, extra, documents, settings)
+        if native is not None:
+            return native
     if len(bounds) < 3:
         bounds = (0, query.shape[2])
         queries, keys, values = [query], [key], [value]
@@ -189,14 +193,64 @@ def prefixed(
     for number, q in enumerate(queries):
         seen = chain(parents, number)
         k, v = (_joined([x[i] for i in seen]) for x in (keys, values))
-        start, stop = bounds[number : number + 2]
-        first = [
-            rows
-            for rows, span in extra
-            if span is None or (span.start <= start and stop <= span.stop)
-        ]
+        first = [extra[i][0] for i in _seen_by(extra, *bounds[number : number + 2])]
         parts.append(_behind(q, k, v, mask, first, settings))
     return torch.cat(parts, dim=2).transpose(1, 2)
+
+
+def _seen_by(extra: Extra, start: int, stop: int) -> list[int]:
+    """Which of the added rows a document sees."""
+    return [
+        i
+        for i, (_, span) in enumerate(extra)
+        if span is None or (span.start <= start and stop <= span.stop)
+    ]
+
+
+def _native_behind(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    extra: Extra,
+    documents: Documents,
+    settings: Settings,
+) -> Tensor | None:
+    """The same by the native kernel; None: it does not take these.
+
+    Added rows are documents in front of the batch that the others continue. Nothing asks from
+    there, so what stands there for queries is zero, and so is the gradient of what they give.
+    """
+    (bounds, parents), (scale, window, softcap, dropout) = documents, settings
+    rows = [x[0].transpose(0, 1) for x in (query, key, value)]
+    # The kernel's window would hide the rows; a batch within it has none.
+    within = window is None or (bool(bounds) and window >= bounds[-1])
+    fits = bool(bounds) and len(key[0, 0]) == bounds[-1] and within
+    if not fits or softcap is not None or dropout or not can_attend(*rows):
+        return None
+    seen = [tuple(_seen_by(extra, a, b)) for a, b in pairwise(bounds)]
+    own_parents = parents or (None,) * len(seen)
+    fronts = list(dict.fromkeys(one for one in seen if one))
+    count = len(fronts)
+    following: list[int | None] = [None] * count
+    for sees, parent in zip(seen, own_parents, strict=True):
+        if parent is not None and seen[parent] != sees:
+            return None
+        front = fronts.index(sees) if sees else None
+        following.append(front if parent is None else parent + count)
+    keys, values = (
+        [torch.cat([extra[i][0][side].to(key.dtype) for i in one], dim=1) for one in fronts]
+        for side in (0, 1)
+    )
+    lengths = [x.shape[1] for x in keys] + [b - a for a, b in pairwise(bounds)]
+    added = sum(lengths[:count])
+    batch = segments_of((0, *accumulate(lengths)), tuple(following))
+    whole = [
+        functional.pad(rows[0], (0, 0, 0, 0, added, 0)),
+        torch.cat([*(x.transpose(0, 1) for x in keys), rows[1]]),
+        torch.cat([*(x.transpose(0, 1) for x in values), rows[2]]),
+    ]
+    out: Tensor = Attention.apply(*whole, batch, scale, None)
+    return out[None, added:]
 
 
 def _behind(

@@ -57,8 +57,8 @@ class Base:
     sha256: str
     """Of weights and configuration. An adapter refuses any other base."""
     feeding: str = "packed"
-    head_is_product: bool = True
-    """Logits are one matrix product of the final hidden states."""
+    plain_head: bool = True
+    """Logits are one matrix product of the final hidden states: they may be made outside."""
     hooks: Hooks = field(init=False)
     words: NewWords | None = field(init=False, default=None)
     """Words that it reads now beside its own tokens; see `new_words.reading`."""
@@ -99,14 +99,6 @@ class Base:
         """(kind, whether doubly) of the codes that the linear layers hold; None: full weights."""
         module = next((x.module for x in self.hooks.linears), None)
         return (module.kind, module.nested is not None) if isinstance(module, Quantised) else None
-
-    @property
-    def plain_head(self) -> bool:
-        """Whether logits may be made outside the model, from its final hidden states.
-
-        Not while an adapter trains the head: then its gradient is wanted too.
-        """
-        return self.head_is_product and not (torch.is_grad_enabled() and self.hooks.head_trained)
 
     @property
     def head_VD(self) -> Tensor:
@@ -377,7 +369,7 @@ def _probe(base: Base) -> None:
         ways.remove("masked")  # one mask for all layers cannot hold the windows of some
     for feeding in ways:
         for product in (True, False):
-            base.feeding, base.head_is_product = feeding, product
+            base.feeding, base.plain_head = feeding, product
             try:
                 base.model.set_attn_implementation(
                     attention.NAME if feeding == "packed" else default

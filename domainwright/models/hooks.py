@@ -172,12 +172,6 @@ class Hooks:
         return any(self.on(x.path) for x in self.sites if x.path in self._on)
 
     @property
-    def head_trained(self) -> bool:
-        """Whether the output head is an adapter's now, and learns."""
-        head = _output(self.model)
-        return head is not None and self._replaced.trained(head)
-
-    @property
     def shared(self) -> bool:
         """Whether the batch has rows of several owners now."""
         return self._spans is not None and len(self._spans) > 1

@@ -29,7 +29,7 @@ class Replaced:
         self._plain: dict[nn.Module, type] = {}
         """Class of every module that is covered."""
         self.owners: dict[tuple[nn.Module, str], Any] = {}
-        self._values: dict[tuple[nn.Module, str], nn.Parameter] = {}
+        self._whole: set[tuple[nn.Module, str]] = set()
         self._as_read: AsRead | None = None
 
     @contextmanager
@@ -59,7 +59,7 @@ class Replaced:
             for key, parameter in module._parameters.items():
                 if parameter is own:
                     self.cover(module, key, owner, read)
-                    self._values[module, key] = value
+                    self._whole.add((module, key))
 
     def cover(
         self, module: nn.Module, key: str, owner: Any, read: Callable[[Tensor], Tensor]
@@ -90,18 +90,10 @@ class Replaced:
     def remove(self, owner: Any) -> None:
         for module, key in [k for k, who in self.owners.items() if who is owner]:
             del self.owners[module, key]
-            self._values.pop((module, key), None)
+            self._whole.discard((module, key))
             if not any(m is module for m, _ in self.owners):
                 module.__class__ = self._plain.pop(module)
 
     def acts_on(self) -> bool:
         """Whether any whole parameter is replaced now."""
-        return any(self.current(self.owners[place]) for place in self._values)
-
-    def trained(self, module: nn.Module) -> bool:
-        """Whether a replacement that asks for a gradient is read now in one module."""
-        return any(
-            self.current(self.owners[found, key]) and value.requires_grad
-            for (found, key), value in self._values.items()
-            if found is module
-        )
+        return any(self.current(self.owners[place]) for place in self._whole)

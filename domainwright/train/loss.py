@@ -28,6 +28,7 @@ from domainwright.models.lesson import Lesson, joined
 from domainwright.models.token_rows import TokenRows
 from domainwright.models.tree import grow
 from domainwright.train.distillation import BlendedLoss, blended
+from domainwright.train.head import Head, Pulls, head_of
 from domainwright.train.order import micro_batches
 
 BLOCK = 256
@@ -233,17 +234,11 @@ def _head_losses(
     base: Base, hidden_ND: Tensor, labels_N: Tensor, lesson: Lesson | None, owners: int
 ) -> Tensor:
     """Summed loss of each owner's rows; all have equally many, one owner's after the other's."""
-    head = base.model.get_output_embeddings()
     count = len(labels_N)
     if lesson is None:  # rows that fill the grid, after the last owner's
         hidden_ND = functional.pad(hidden_ND, (0, 0, 0, -count % base.grid))
         labels_N = functional.pad(labels_N, (0, -count % base.grid))
-    rows = base.hooks.head_rows
-    values = None if rows is None else rows.values_nD
-    asked = labels_N, lesson, owners, count, rows
-    losses: Tensor = _HeadLoss.apply(
-        hidden_ND, head.weight, getattr(head, "bias", None), values, *asked
-    )
+    losses: Tensor = _HeadLoss.apply(hidden_ND, *head_of(base), labels_N, lesson, owners, count)
     return losses
 
 
@@ -255,16 +250,15 @@ class _HeadLoss(torch.autograd.Function):
         head_VD: Tensor,
         bias_V: Tensor | None,
         values_nD: Tensor | None,
+        learned: TokenRows | None,
         labels_N: Tensor,
         lesson: Lesson | None,
         owners: int,
         count: int,
-        learned: TokenRows | None,
     ) -> Tensor:
-        # What of the head learns is `values_nD` alone: its weight itself has no gradient here.
-        wants_gradient = hidden_ND.requires_grad or values_nD is not None
+        pulls = Pulls(Head(head_VD, bias_V, values_nD, learned))
+        wants_gradient = hidden_ND.requires_grad or pulls.wanted
         gradient_ND = torch.empty_like(hidden_ND) if wants_gradient else None
-        pulled_nD = None if values_nD is None else torch.zeros_like(values_nD)
         losses_N = torch.empty(len(hidden_ND), dtype=torch.float32, device=hidden_ND.device)
         for start in range(0, len(hidden_ND), BLOCK):
             rows = slice(start, start + BLOCK)
@@ -277,21 +271,18 @@ class _HeadLoss(torch.autograd.Function):
                 )
             if gradient_ND is not None:
                 torch.mm(logits, head_VD, out=gradient_ND[rows])
-            if pulled_nD is not None and learned is not None:
-                pulled_nD += learned.pulled(
-                    logits[: count - start], hidden_ND[rows][: count - start]
-                )
-        ctx.save_for_backward(gradient_ND, pulled_nD)
-        ctx.count = count
+                pulls.add(logits, hidden_ND[rows], count - start)
+        ctx.save_for_backward(gradient_ND)
+        ctx.count, ctx.pulls = count, pulls
         return losses_N[:count].view(owners, -1).sum(1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        gradient_ND, pulled_nD = ctx.saved_tensors
-        # Learned rows share no batch, so where there are some there is one owner.
-        pull_nD = None if pulled_nD is None else pulled_nD * grad[0]
+        (gradient_ND,) = ctx.saved_tensors
         # A factor without dimensions each: it widens no bfloat16, and is not rounded to one.
         parts = gradient_ND[: ctx.count].chunk(len(grad))
         scaled = [part * own for part, own in zip(parts, grad, strict=True)]
         whole_ND = functional.pad(torch.cat(scaled), (0, 0, 0, len(gradient_ND) - ctx.count))
-        return whole_ND.to(gradient_ND.dtype), None, None, pull_nD, *[None] * 5
+        # What of the head learns shares no batch, so where something does there is one owner.
+        head = ctx.pulls.gradients(grad[0])
+        return whole_ND.to(gradient_ND.dtype), *head, *[None] * 5

@@ -32,6 +32,7 @@ from domainwright.models.flat import Flat
 from domainwright.models.forms import TrainRow
 from domainwright.models.token_rows import TokenRows
 from domainwright.train import loss as loss_head
+from domainwright.train.head import Head, Pulls, head_of
 from domainwright.train.loss import Batch, at_places, batch_of
 
 Says = Callable[[slice], Tensor]
@@ -91,7 +92,7 @@ def shaped_loss(base: Base, read: Shaped, shape: Shape) -> tuple[Tensor, Tensor]
     if not base.plain_head:
         logits = base.logits(flat, rows_N)[places_N].unflatten(0, (copies, count))
         asked = _Asked(shape, labels_N[:count], read.weights_N, says)
-        found: tuple[Tensor, Tensor] = _Loss.apply(logits, None, None, asked)
+        found: tuple[Tensor, Tensor] = _Loss.apply(logits, *[None] * 4, asked)
         return found
     states = at_places(base.hidden(flat, rows_N), places_N).unflatten(0, (copies, count))
     # Rows that fill the grid count nothing.
@@ -102,15 +103,7 @@ def shaped_loss(base: Base, read: Shaped, shape: Shape) -> tuple[Tensor, Tensor]
         functional.pad(read.weights_N, (0, more)),
         says,
     )
-    head, rows = base.model.get_output_embeddings(), base.hooks.head_rows
-    found = _Loss.apply(
-        functional.pad(states, (0, 0, 0, more)),
-        head.weight,
-        getattr(head, "bias", None),
-        asked,
-        None if rows is None else rows.values_nD,
-        rows,
-    )
+    found = _Loss.apply(functional.pad(states, (0, 0, 0, more)), *head_of(base), asked)
     return found
 
 
@@ -193,13 +186,13 @@ class _Loss(torch.autograd.Function):
         given: Tensor,
         head_VD: Tensor | None,
         bias_V: Tensor | None,
+        values_nD: Tensor | None,
+        learned: TokenRows | None,
         asked: _Asked,
-        values_nD: Tensor | None = None,
-        learned: TokenRows | None = None,
     ) -> tuple[Tensor, Tensor]:
         """`given`: states (C, N, D), or without a head the logits (C, N, V) themselves."""
         gradient = torch.empty_like(given)
-        pulled_nD = None if values_nD is None else torch.zeros_like(values_nD)
+        pulls = None if head_VD is None else Pulls(Head(head_VD, bias_V, values_nD, learned))
         parts = torch.zeros(3, device=given.device)
         for start in range(0, given.shape[1], loss_head.BLOCK):
             rows = slice(start, start + loss_head.BLOCK)
@@ -211,16 +204,18 @@ class _Loss(torch.autograd.Function):
             parts += asked.parts(logits, rows)
             for one, pull_BV in zip(gradient, logits, strict=True):
                 one[rows] = pull_BV if head_VD is None else pull_BV @ head_VD
-            if pulled_nD is not None and learned is not None:
+            if pulls is not None:
                 for pull_BV, states_BD in zip(logits, block, strict=True):
-                    pulled_nD += learned.pulled(pull_BV, states_BD)
-        ctx.save_for_backward(gradient, pulled_nD)
+                    # What fills the grid has no weight, so it pulls at nothing.
+                    pulls.add(pull_BV, states_BD, len(states_BD))
+        ctx.save_for_backward(gradient)
+        ctx.pulls = pulls
         ctx.mark_non_differentiable(parts)
         shape = asked.shape
         return parts[0] + shape.anchor * parts[1] + shape.agreement * parts[2], parts
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        gradient, pulled_nD = ctx.saved_tensors
-        pull_nD = None if pulled_nD is None else pulled_nD * grads[0]
-        return gradient * grads[0], None, None, None, pull_nD, None
+        (gradient,) = ctx.saved_tensors
+        head = [None] * 3 if ctx.pulls is None else ctx.pulls.gradients(grads[0])
+        return gradient * grads[0], *head, None, None

@@ -152,7 +152,7 @@ def test_every_loss_pulls_on_a_tied_heads_rows(changes, words):
     shape = Shape(smoothing=0.1, anchor=0.5, agreement=0.3)
     found = []
     for product in (True, False):
-        base.head_is_product = product
+        base.plain_head = product
         flat, sources_N, labels_N, *_ = batch_of(base, rows)
         assert len(labels_N) == 17
         asked = shaped_batch(base, rows, shape.copies, 0.3, apart=True)

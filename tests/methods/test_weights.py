@@ -7,15 +7,23 @@ from peft.optimizers import create_loraplus_optimizer
 
 from domainwright.core.errors import CapabilityError, ConfigError
 from domainwright.methods import METHODS
+from domainwright.models.base import Base
 from domainwright.models.flat import flatten
+from domainwright.train import loss as loss_head
 from domainwright.train.loss import summed_loss
 from tests.methods.test_method_contract import DOCS, build, logits, step, tuned
 from tests.tiny import CONFIGS, tiny_base, tiny_model
 
 
+@pytest.mark.parametrize("grid", [1, 16])
 @pytest.mark.parametrize("family", [f for f in CONFIGS if f != "mamba"])
-def test_the_gradient_of_full_is_that_of_transformers(family):
-    """Of every parameter, through the loop's own loss; a tied head counts on both of its ends."""
+def test_the_gradient_of_full_is_that_of_transformers(family, grid, monkeypatch):
+    """Of every parameter, through the loop's own loss; a tied head counts on both of its ends.
+
+    The head's gradient is the sum over blocks, and rows that fill the grid add nothing to it.
+    """
+    monkeypatch.setattr(loss_head, "BLOCK", 4 * grid)
+    monkeypatch.setattr(Base, "grid", grid)
     model = tiny_model(family)
     for ids in DOCS:
         rows = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1]
@@ -39,17 +47,6 @@ def test_without_the_embeddings_both_ends_stay():
         adapter = build(base, "full", embeddings=False)
         ends = {n for n in base.model.state_dict() if "embed" in n or "head" in n or "wte" in n}
         assert ends and not ends & set(adapter.names)
-        assert base.plain_head
-
-
-def test_the_head_is_plain_again_where_no_gradient_is_wanted():
-    """Answers and scores take the fast path; training takes the one that knows the head."""
-    base = tiny_base("llama")
-    with build(base, "full").attached():
-        assert not base.plain_head
-        with torch.no_grad():
-            assert base.plain_head
-    assert base.plain_head
 
 
 def test_tied_weights_stay_one():

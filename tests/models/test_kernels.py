@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from domainwright.models import decode, kernels, native, segments
+from domainwright.models import attention, decode, kernels, native, segments
 from domainwright.models.flat import chain, flatten
 
 needs_native = pytest.mark.skipif(
@@ -175,6 +175,71 @@ def test_native_attention_and_its_gradients_equal_the_plain_sum(case, window, he
         error = (a.double() - b).norm() / b.norm().clamp_min(1e-9)
         # bfloat16 keeps 8 bits of every weight; 1 in 256 is the largest error of one rounding.
         assert float(error) < 2**-7 or float(b.norm()) < 1e-9
+
+
+BEHIND = {
+    "all": [(3, None)],
+    "two for all": [(3, None), (20, None)],
+    "owners": [(3, slice(0, 70)), (20, slice(70, 159))],
+    "one owner": [(5, slice(0, 159))],
+    "nobody": [(5, slice(2, 9))],
+}
+
+
+@needs_native
+@pytest.mark.parametrize("case", BEHIND)
+@pytest.mark.parametrize("window", [None, 4096])
+def test_rows_before_every_document_are_attended_natively_too(case, window, monkeypatch):
+    lengths, parents = (70, 5, 33, 1, 9, 41, 2, 64), [None, None, 1, 2, 1, 1, None, 6]
+    flat = flatten([[0] * n for n in lengths], parents=parents)
+    parts = [random(1, heads, flat.tokens, 32, seed=i) for i, heads in enumerate((4, 2, 2))]
+    leaves = [x.requires_grad_() for x in parts]
+    extra = []
+    for number, (count, span) in enumerate(BEHIND[case]):
+        pair = tuple(
+            random(2, count, 32, seed=9 + 2 * number + i, dtype=torch.float32).requires_grad_()
+            for i in range(2)
+        )
+        extra.append((pair, span))
+        leaves += pair
+    pull = random(1, flat.tokens, 4, 32, seed=5)
+    rest = None, (flat.bounds, flat.parents), (0.2, window, None, 0.0)
+
+    def once():
+        out = attention.prefixed(*parts, extra, *rest)
+        return out, torch.autograd.grad(out, leaves, pull, materialize_grads=True)
+
+    calls = []
+    plain = segments.forward
+    monkeypatch.setattr(segments, "forward", lambda *a: calls.append(1) or plain(*a))
+    got, gradients = once()
+    assert calls, "not the native kernel"
+    monkeypatch.setattr(segments, "fast", lambda *_: None)
+    want, wanted = once()
+    for a, b in zip((got, *gradients), (want, *wanted), strict=True):
+        assert a.dtype == b.dtype
+        # Both sides round to bfloat16, each in its own order.
+        a, b = a.detach().double(), b.detach().double()
+        assert float((a - b).norm()) <= 2**-6 * float(b.norm())
+
+
+@needs_native
+def test_rows_before_every_document_are_seen_past_a_window(monkeypatch):
+    """The kernel would hide them, so it is not asked."""
+    parts = [random(1, 2, 40, 32, seed=i) for i in range(3)]
+    extra = [((random(2, 3, 32, seed=7), random(2, 3, 32, seed=8)), None)]
+    monkeypatch.setattr(segments, "forward", None)
+    out = attention.prefixed(*parts, extra, None, ((0, 40), ()), (0.2, 8, None, 0.0))
+    far = torch.arange(40)[:, None] - torch.arange(40)
+    mask = torch.cat([torch.ones(40, 3, dtype=torch.bool), (far >= 0) & (far < 8)], dim=1)
+    key, value = (
+        torch.cat([rows[None], text], dim=2).double()
+        for rows, text in zip(extra[0][0], parts[1:], strict=True)
+    )
+    want = torch.nn.functional.scaled_dot_product_attention(
+        parts[0].double(), key, value, attn_mask=mask, scale=0.2
+    )
+    assert float((out.transpose(1, 2).double() - want).norm() / want.norm()) < 2**-7
 
 
 @needs_native

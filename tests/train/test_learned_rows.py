@@ -45,7 +45,7 @@ def test_fused_and_generic_runs_are_alike(shaped, tmp_path):
     for way in ("fused", "generic"):
         base = tiny_base()
         if way == "generic":
-            base.trunk, base.head_is_product = None, False
+            base.trunk, base.plain_head = None, False
         job = job_of(tmp_path / way, base, steps=4, rate=1e-3, **changes)
         train(job)
         ends.append(job.adapter.token_rows.detach() - start_of_rows(job))

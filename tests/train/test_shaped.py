@@ -89,7 +89,7 @@ def test_two_readings_are_pulled_together_as_in_the_paper():
     logits = torch.randn(2, 9, 30, generator=source, requires_grad=True)
     labels, weights = torch.arange(9), torch.linspace(0, 1, 9)
     loss, parts = _Loss.apply(
-        logits, None, None, _Asked(Shape(agreement=1.7), labels, weights, None)
+        logits, *[None] * 4, _Asked(Shape(agreement=1.7), labels, weights, None)
     )
     (got,) = torch.autograd.grad(loss, logits)
     first, second = (z.log_softmax(1) for z in logits)

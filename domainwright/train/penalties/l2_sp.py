@@ -11,6 +11,7 @@ Source: Li, Grandvalet and Davoine 2018, arXiv:1802.01483.
 Dimension key: R rank.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -34,7 +35,10 @@ class L2SpPenalty(Penalty):
 
     def __init__(self, adapter: Adapter, weight: float) -> None:
         self.weight = weight
-        self.changes = [hook for _, hook in adapter.places() if isinstance(hook, LowRank)]
+        places = list(adapter.places())
+        hooks_on = Counter(path for path, _ in places)
+        # A product that another hook goes on with, as DoRA's lengths do, is not the change.
+        self.changes = [x for path, x in places if isinstance(x, LowRank) and hooks_on[path] == 1]
         inside = {id(p) for x in self.changes for p in (x.A_RI, x.B_OR)}
         # A weight that begins as the base's own needs no copy: the base keeps it.
         own = {id(p): name for name, p in adapter.replacements()}
