@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from domainwright.curate.pages import environment
+
 _CONTENT = (
     *("messages", "prompt", "chosen", "rejected", "completion", "question", "context", "choices"),
     *("title", "section", "text", "words"),
@@ -56,26 +58,19 @@ def page(report: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         report: as report.json has it.
         facts: the settings.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    from domainwright import core
-
-    environment = Environment(
-        loader=FileSystemLoader([Path(__file__).parent, Path(core.__file__).parent]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     dropped = Counter[str]()
     for counts in report["reasons"].values():  # two filters may have one reason
         dropped.update(counts)
     lengths = {int(k): n for k, n in report["lengths"].items()}
     steps = range(int(math.log2(min(lengths))), int(math.log2(max(lengths))) + 1)
-    found: str = environment.get_template("curated.html.j2").render(
-        r=report,
-        facts=facts,
-        dropped=sorted(dropped.items(), key=lambda entry: (-entry[1], entry[0])),
-        lengths=[(1 << k, lengths.get(1 << k, 0)) for k in steps],
+    found: str = (
+        environment(Path(__file__).parent)
+        .get_template("curated.html.j2")
+        .render(
+            r=report,
+            facts=facts,
+            dropped=sorted(dropped.items(), key=lambda entry: (-entry[1], entry[0])),
+            lengths=[(1 << k, lengths.get(1 << k, 0)) for k in steps],
+        )
     )
     return found

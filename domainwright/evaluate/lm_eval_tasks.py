@@ -1,8 +1,8 @@
 """Tasks of lm-evaluation-harness by name, answered by our engine.
 
 Which documents are asked, the prompts with their examples, filters, metrics and their standard
-errors are lm-eval's own; only the model is ours. lm-eval is imported here alone, when a task is
-named, and nothing is downloaded: a task whose data is not on this machine is refused.
+errors are lm-eval's own; only the model is ours. lm-eval is imported when a task is named, and
+nothing is downloaded: a task whose data is not on this machine is refused.
 
 A task's folder may hold Python code (`!function`), and loading the task runs it.
 

@@ -5,6 +5,7 @@ error. `typeset` gives the report its minus signs and keeps a number on one line
 """
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,15 @@ def typeset(text: str) -> str:
     '−0.5\\xa0pp'
     """
     return text.replace("-", "\u2212").replace(" ", "\u00a0")
+
+
+def prose(text: str) -> str:
+    """The same for the numbers of a sentence; its words keep their hyphens and may be broken.
+
+    >>> prose("few-shot: -0.5 pp, 95 %")
+    'few-shot: −0.5 pp, 95\\xa0%'
+    """
+    return re.sub(r"(?<![\w.])-(?=\d)", "\u2212", text).replace(" %", "\u00a0%")
 
 
 def fixed(value: float | None, decimals: int, *, sign: bool = False) -> str:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
-from domainwright import core
 from domainwright.core.artifacts import write_atomic
+from domainwright.curate.pages import environment
 from domainwright.evaluate.kept import TaskKept
 from domainwright.studies import _facts, _format
 from domainwright.studies._charts import forest
@@ -91,16 +91,9 @@ def render(verdict: Verdict) -> str:
 
 
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader([Path(__file__).parent, Path(core.__file__).parent]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["n"] = _format.typeset
-    environment.filters["breaks"] = _breaks
-    return environment
+    made = environment(Path(__file__).parent)
+    made.filters |= {"n": _format.typeset, "prose": _format.prose, "breaks": _breaks}
+    return made
 
 
 def _breaks(name: str) -> Markup:

@@ -98,7 +98,10 @@ def _name(words: str) -> str:
         return words
     lines = list[str]()
     for part in words.replace("+", "+\n").split("\n"):
-        cut = part.rfind("_", 0, NAME) + 1 if len(part.split(" ")[0]) > NAME else 0
+        word = part.split(" ")[0]
+        cuts = [i + 1 for i in range(NAME) if word[i : i + 1] == "_"] if len(word) > NAME else []
+        # The first after which the rest fits: rag_ and few_shot, not rag_few_ and shot.
+        cut = next((i for i in cuts if len(word) - i <= NAME), max(cuts, default=0))
         lines += [part[:cut], part[cut:]] if cut else [part]
     return "\n".join(lines)
 

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from domainwright.studies import _format as f
-from domainwright.studies.table import render_table, verdict_rows
+from domainwright.studies.table import _name, render_table, verdict_rows
 from tests.studies.verdicts import absent, result, verdict
 
 
@@ -75,3 +75,16 @@ def test_axis_labels_are_exact():
     assert f.exact([0.025, 0.05]) == 3 and f.exact([0.0]) == 0
     assert f.UNITS["accuracy"].ticks([-0.1, 0.0, 0.1]) == ["-10", "0", "+10"]
     assert f.UNITS["negative_bits_per_byte"].ticks([0.0, 0.05]) == ["0.00", "-0.05"]
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("rag_few_shot", ["rag_", "few_shot"]),
+        ("few_shot_random", ["few_shot_", "random"]),
+        ("multitask_prompt", ["multitask_", "prompt"]),
+        ("lora+rag", ["lora+rag"]),
+    ],
+)
+def test_a_long_name_is_cut_at_the_first_word_after_which_the_rest_fits(name, lines):
+    assert _name(name).split("\n") == lines

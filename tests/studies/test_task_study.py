@@ -232,6 +232,21 @@ def test_marks_of_a_tasks_own_code_count(tmp_path, base, mine):
     assert decided.verdict.score == "near" and marks <= {0.0, 0.5, 1.0} and len(marks) > 1
 
 
+def test_a_tasks_own_code_that_fails_on_an_answer_is_said_to_be_the_tasks(tmp_path, base, mine):
+    """It marks the right answer, which is tried before the study, and no wrong one."""
+    (mine / "proud.py").write_text(
+        "def marks(doc, results):\n"
+        "    pick = max(range(len(results)), key=lambda n: results[n][0])\n"
+        "    return {'acc': 1 / int(pick == doc['answer'])}\n"
+    )
+    with (mine / "dw_leaf.yaml").open("a") as file:
+        file.write("process_results: !function proud.marks\n")
+    with pytest.raises(DataError, match=r"mark the answers.*division by zero"):
+        dw.decide(
+            study(tmp_path, base, "dw_leaf", mine, strategies=["zero_shot"]), tmp_path / "run"
+        )
+
+
 def test_changed_documents_are_changed_data(tmp_path, base, mine):
     file = study(tmp_path, base, "dw_leaf", mine)
 
