@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from domainwright.models.head_norms import HeadNorms
 from domainwright.models.hooks import Hooks
 from domainwright.models.lowrank import Factors, LowRank, Stack
 from domainwright.models.stand_in import StandIn, agreed
@@ -26,6 +27,7 @@ class Block:
     gate_up: Stack
     down: Stack
     window: int | None
+    head_norms: HeadNorms | None
 
     @property
     def stacks(self) -> tuple[Stack, ...]:

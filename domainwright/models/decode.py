@@ -41,6 +41,8 @@ def read_one(
     for block, changes, (keys, values) in zip(now.blocks, now.changes, cache, strict=True):
         normal, _ = kernels.rms_norm(states, block.first_norm_D, trunk.eps)
         qkv, _ = block.attention.forward(changes[0], normal)
+        if block.head_norms:
+            block.head_norms.forward(qkv)
         kernels.rotate(qkv, turned, cosine, sine, 1.0)
         _, key, value = trunk.parts(qkv)
         keys[:, :, column], values[:, :, column] = key, value

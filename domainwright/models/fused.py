@@ -7,7 +7,7 @@ kept, and codes are unpacked again; no row after the last layer's attention is c
 nobody asked for; nothing is differentiated below the lowest adapter. Any other hook,
 architecture or cache takes transformers' own forward.
 
-    kept per token and layer:  2D + Q + 2K + Q + 2F  numbers
+    kept per token and layer:  2D + Q + 2K + Q + 2F  numbers, and Q + K more where heads have norms
 
 Dimension key: T tokens, N rows asked for, D hidden size, F feed-forward size, R rank.
 """
@@ -23,6 +23,7 @@ from domainwright.models import kernels
 from domainwright.models.attended import Attended, Parts, attend_rows
 from domainwright.models.blocks import Block, Changes, Present, present
 from domainwright.models.flat import Flat, flatten, tile
+from domainwright.models.head_norms import Normed, head_norms_of
 from domainwright.models.hooks import Hooks
 from domainwright.models.lowrank import stacked
 from domainwright.models.quantised import Quantised
@@ -32,6 +33,7 @@ FAMILIES = {
     "LlamaModel": lambda attention: None,
     "MistralModel": lambda attention: attention.config.sliding_window,
     "Qwen2Model": lambda attention: attention.sliding_window,
+    "Qwen3Model": lambda attention: attention.sliding_window,
 }
 """Backbones of transformers whose block is: norm, attention, sum, norm, SwiGLU, sum; and where
 each keeps its window. The probe's documents are too short to notice a window."""
@@ -46,6 +48,7 @@ class _Kept:
     inverses: tuple[Tensor, Tensor]
     qkv_TQ: Tensor
     """After the rotation."""
+    normed: Normed | None
     attended: Attended
     gate_up_NG: Tensor
     lows: list[list[Tensor]]
@@ -98,6 +101,7 @@ class Trunk:
                 gate_up=stacked([by_block[i][point] for point in ("gate", "up")]),
                 down=stacked([by_block[i]["down"]]),
                 window=window(layer.self_attn),
+                head_norms=head_norms_of(layer.self_attn, (self.heads, self.key_heads), self.eps),
             )
             for i, layer in enumerate(backbone.layers)
         ]
@@ -191,6 +195,7 @@ class Trunk:
         above = _among(factors, rows_N)
         normal, first = kernels.rms_norm(entered_TD, block.first_norm_D, self.eps)
         qkv, low_qkv = block.attention.forward(factors[0], normal)
+        normed = block.head_norms.forward(qkv) if block.head_norms else None
         turned = self.heads + self.key_heads
         kernels.rotate(qkv, turned, run.cosine_Th, run.sine_Th, 1.0)
         attended = attend_rows(self.parts(qkv), run.flat, run.seen, self.scale, block.window, keep)
@@ -202,7 +207,8 @@ class Trunk:
         gate_up, low_gate = block.gate_up.forward(above[2], normal)
         leaving, low_down = block.down.forward(above[3], kernels.swiglu(gate_up), middle)
         lows = [low_qkv, low_out, low_gate, low_down]
-        return leaving, _Kept(entered_TD, middle, (first, second), qkv, attended, gate_up, lows)
+        roots = first, second
+        return leaving, _Kept(entered_TD, middle, roots, qkv, normed, attended, gate_up, lows)
 
     def parts(self, qkv_TQ: Tensor) -> Parts:
         """Views (T, heads, h) of queries, keys and values."""
@@ -274,6 +280,8 @@ class Trunk:
         )
         turned = self.heads + self.key_heads
         kernels.rotate(grad_qkv, turned, run.cosine_Th, run.sine_Th, -1.0)
+        if block.head_norms and kept.normed:
+            block.head_norms.backward(kept.normed, grad_qkv)
         pull, low = block.attention.backward_input(factors[0], grad_qkv, needed=not last)
         if factors[0]:
             normal, _ = kernels.rms_norm(kept.entered_TD, block.first_norm_D, self.eps)

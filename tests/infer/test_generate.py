@@ -308,10 +308,10 @@ def test_a_long_reference_of_another_row_refuses_nothing():
 
 
 @pytest.mark.skipif(native.library() is None, reason=f"no native kernels: {native.reason()}")
-@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral"])
 def test_the_fused_step_answers_as_the_plain_one_does(family, monkeypatch):
     """bfloat16, with an adapter: the same tokens until a near tie, and the same likelihoods."""
-    wide = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
+    wide = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
     base = tiny_base(family, torch.bfloat16, **wide)
     adapter = METHODS.get("lora").build(base, METHODS.get("lora").Settings(rank=4), 0)
     with torch.no_grad():

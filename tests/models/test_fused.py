@@ -22,7 +22,7 @@ SOME = {
 
 
 def test_the_families_of_the_house_are_fused():
-    assert {"llama", "qwen2", "mistral"} <= set(FUSED)
+    assert {"llama", "qwen2", "qwen3", "mistral"} <= set(FUSED)
 
 
 def adapted(family, settings=SOME["all linear"], dtype=torch.float32, only=None):
