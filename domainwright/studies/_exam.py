@@ -1,8 +1,7 @@
 """Asking the test items and measuring what was retained, each at most once a study."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -130,13 +129,9 @@ class Exam:
     def retained(self, name: str, context: Any, adapter_hash: str = "") -> Retained:
         """What `context` makes of the base, on the retention suite and tasks."""
         # Also without --resume: lora and lora+rag share one adapter, measured once.
-        base, folder, listen = self.base, self.folder / "trials" / name, self.listen
-        folders = [folder / "retention"]
-        with context:
-            kept = retained(base, self.suite, adapter_hash, nullcontext(), folders, listen, name)
-            stage = f"retention {name}: tasks"
-            tasks = self.general.asked(base, adapter_hash, folder, listen, stage)
-        return replace(kept, tasks=tasks)
+        places = [self.folder / "trials" / name]
+        suite, general = self.suite, self.general
+        return retained(self.base, suite, general, adapter_hash, context, places, self.listen, name)
 
 
 def suite_of(study: StudySettings) -> Suite:

@@ -22,7 +22,7 @@ from domainwright.core.errors import CapabilityError, ConfigError, DataError, Ru
 from domainwright.core.progress import Listener, Step
 from domainwright.core.records import Row
 from domainwright.evaluate.records import Item
-from domainwright.evaluate.retained import Retained, change
+from domainwright.evaluate.retained import Retained, Suite, change
 from domainwright.studies import _format as f
 from domainwright.studies._choice import failed, kind, parts
 from domainwright.studies._exam import Exam
@@ -133,10 +133,8 @@ class GatedTrials:
         write_items(folder, "scorecard", {"items.jsonl": items}, parents)
         exam.items[name] = items
         alone = exam.retained(method, outcome.adapter.attached(), outcome.hash)
-        suite = [*exam.suite.texts, *exam.suite.choices]
-        # Of a task that lm-eval asks, what an item keeps of its prompt: the end.
-        tasks = [(x.id, x.question) for task in self.before.tasks for x in task.items]
-        general = self._routes(gate, [*_inputs(suite), *tasks], "general")
+        inputs = general_inputs(exam.suite, self.before)
+        general = self._routes(gate, inputs, "general")
         now = retained_mixture(general, alone, self.before)
         return StrategyResult(
             name=name,
@@ -209,6 +207,13 @@ class GatedTrials:
                 own = f"{name}/{part}" if known is None else f"{twin}/scorecard"
                 cards[part] = read_manifest(exam.folder / "trials" / own)["hash"]
         return mixture(routes, *sides), cards
+
+
+def general_inputs(suite: Suite, before: Retained) -> list[tuple[str, str]]:
+    """(id, what is asked) of each text, choice and task's item, in this order."""
+    # Of a task that lm-eval asks, what an item keeps of its prompt: the end.
+    tasks = [(x.id, x.question) for task in before.tasks for x in task.items]
+    return [*_inputs([*suite.texts, *suite.choices]), *tasks]
 
 
 def retained_mixture(routes: Sequence[Route], tuned: Retained, base: Retained) -> Retained:

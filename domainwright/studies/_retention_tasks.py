@@ -31,9 +31,17 @@ class RetentionTasks:
     its tasks."""
 
     def asked(
-        self, base: Base, adapter_hash: str, folder: Path, listen: Listener, stage: str
+        self,
+        base: Base,
+        adapter_hash: str,
+        folders: Sequence[Path],
+        listen: Listener,
+        stage: str,
     ) -> tuple[AskedTask, ...]:
-        """The tasks on the base with whatever hangs on it, or read back from `folder`.
+        """The tasks on the base with whatever hangs on it.
+
+        Args:
+            folders: where it may have been kept; it is written into the last.
 
         Raises:
             DataError: a task has no metric of single items.
@@ -41,8 +49,9 @@ class RetentionTasks:
         if not self.loaded:
             return ()
         parents = {"base": base.sha256, "tasks": self.hash, "adapter": adapter_hash}
-        if found := _read(folder / PART, parents):
-            return self._limited(found)
+        for folder in folders:
+            if found := _read(folder / PART, parents):
+                return self._limited(found)
         results = [
             result
             for tasks in self.loaded
@@ -60,7 +69,7 @@ class RetentionTasks:
                 )
             up = metric.higher_is_better is not False
             asked.append(AskedTask(result.name, metric.name, up, result.items))
-        _write(folder / PART, parents, asked)
+        _write(folders[-1] / PART, parents, asked)
         return self._limited(asked)
 
     def _limited(self, asked: Sequence[AskedTask]) -> tuple[AskedTask, ...]:

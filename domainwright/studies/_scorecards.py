@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from domainwright.core.artifacts import read_manifest, sha256_json, write_folder
 from domainwright.core.errors import DataError
@@ -16,6 +16,11 @@ from domainwright.evaluate.records import Item, Mark
 from domainwright.evaluate.retained import Retained, Suite, measure
 from domainwright.models.base import Base
 from domainwright.models.forms import Prompt
+
+if TYPE_CHECKING:
+    from domainwright.studies._retention_tasks import RetentionTasks
+
+RETENTION = "retention"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,29 +66,43 @@ class Asking:
 def retained(
     base: Base,
     suite: Suite,
+    general: "RetentionTasks",
     adapter_hash: str,
     context: AbstractContextManager[Any],
     folders: Sequence[Path],
     listen: Listener,
     stage: str,
 ) -> Retained:
-    """What `context` makes of the base, on the retention suite; measured at most once.
+    """What `context` makes of the base, on the retention suite and tasks; measured at most once.
 
     Args:
         adapter_hash: "" for the bare base.
         folders: where it may have been kept; it is written into the last.
     """
+    with context:
+        kept = _on_suite(base, suite, adapter_hash, folders, listen, stage)
+        tasks = general.asked(base, adapter_hash, folders, listen, f"retention {stage}: tasks")
+    return replace(kept, tasks=tasks)
+
+
+def _on_suite(
+    base: Base,
+    suite: Suite,
+    adapter_hash: str,
+    folders: Sequence[Path],
+    listen: Listener,
+    stage: str,
+) -> Retained:
     asked = sha256_json([[asdict(r) for r in rows] for rows in (suite.texts, suite.choices)])
     parents = {"base": base.sha256, "suite": asked, "adapter": adapter_hash}
     for folder in folders:
-        texts = read_items(folder, parents, "texts.jsonl")
-        choices = read_items(folder, parents, "choices.jsonl")
+        texts = read_items(folder / RETENTION, parents, "texts.jsonl")
+        choices = read_items(folder / RETENTION, parents, "choices.jsonl")
         if texts and choices:
             return Retained(tuple(texts), tuple(choices))
-    with context:
-        now = measure(base, suite, listen=listen, stage=f"retention {stage}")
+    now = measure(base, suite, listen=listen, stage=f"retention {stage}")
     files = {"texts.jsonl": now.texts, "choices.jsonl": now.choices}
-    write_items(folders[-1], "retention", files, parents)
+    write_items(folders[-1] / RETENTION, "retention", files, parents)
     return now
 
 

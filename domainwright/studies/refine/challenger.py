@@ -118,7 +118,7 @@ class Ring:
         champion: Sequence[Item],
         rules: acceptance.Rules,
     ) -> Decision:
-        """Champion against challenger on the held-out rows and on the retention suite.
+        """Champion against challenger on the held-out rows, on the retention suite and its tasks.
 
         Args:
             rows: those that the challenger was trained on.
@@ -130,13 +130,13 @@ class Ring:
         gate, wider = source.run.gate, self.gate(rows)
         challenger = source.ask(held, tuned.adapter, tuned.hash, place, "challenger", wider)
         top = source.folder
-        kept = [top / "trials" / "base" / "retention", top / "refine" / "base" / "retention"]
+        kept = [top / "trials" / "base", top / "refine" / "base"]
         base = source.retained(None, "", kept, "base")
         adapter, digest = source.run.adapter, source.adapter_hash
-        kept = [(top / source.own).parent / "retention", folder / "champion" / "retention"]
+        kept = [(top / source.own).parent, folder / "champion"]
         old = source.retained(adapter, digest, kept, "champion")
         old = source.mixed(gate, old, base, folder / "champion", "champion")
-        kept = [folder / "challenger" / "retention"]
+        kept = [folder / "challenger"]
         new = source.retained(tuned.adapter, tuned.hash, kept, "challenger")
         new = source.mixed(wider, new, base, folder / "challenger", "challenger")
         part_of = {row.id: row.topic or source.data.tasks.get(row.id) for row in held}

@@ -154,6 +154,8 @@ class _Round:
         if hopeless is not None:
             self._write(hopeless, "")
             return
+        # Tasks that cannot be asked are refused now, not when the challenger stands there.
+        _ = source.general
         try:
             ring = Ring(source, self.folder, self.halves)
             seed = source.study.seed + self.number

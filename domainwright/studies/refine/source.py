@@ -27,8 +27,9 @@ from domainwright.studies._choice import parts, score_name, strategies
 from domainwright.studies._exam import suite_of
 from domainwright.studies._folder import STUDY_FILE, ours
 from domainwright.studies._gate import Gate, input_of
-from domainwright.studies._gated import mixture, retained_mixture, route
+from domainwright.studies._gated import general_inputs, mixture, retained_mixture, route
 from domainwright.studies._longest import answer_tokens
+from domainwright.studies._retention_tasks import RetentionTasks, retention_tasks
 from domainwright.studies._scorecards import Asking, read_items, retained, write_items
 from domainwright.studies.api import Run, load_run
 from domainwright.studies.data import TASK_OF, WRITTEN, StudyData
@@ -89,6 +90,11 @@ class Source:
     def suite(self) -> Suite:
         """What retention is measured on."""
         return suite_of(self.study)
+
+    @cached_property
+    def general(self) -> RetentionTasks:
+        """The tasks of lm-eval that it is measured on besides."""
+        return retention_tasks(self.study, self.run.base, self.listen)
 
     @cached_property
     def training(self) -> Training:
@@ -160,25 +166,24 @@ class Source:
     def mixed(
         self, gate: Gate | None, tuned: Retained, base: Retained, place: Path, stage: str
     ) -> Retained:
-        """What is kept with a gate before the adapter, on the retention suite."""
+        """What is kept with a gate before the adapter, on the retention suite and tasks."""
         if gate is None:
             return tuned
-        suite = [*self.suite.texts, *self.suite.choices]
-        inputs = [(row.id, input_of(row)) for row in suite]
+        inputs = general_inputs(self.suite, base)
         routes = route(gate, inputs, place / "routes-general", self.listen, f"gate {stage}")
         return retained_mixture(routes, tuned, base)
 
     def retained(
         self, adapter: Adapter | None, digest: str, places: Sequence[Path], stage: str
     ) -> Retained:
-        """The retention suite with `adapter`, or with the bare base.
+        """The retention suite and tasks with `adapter`, or with the bare base.
 
         Args:
             places: folders in which it may have been kept; the last is written where it was not.
         """
         context = adapter.attached() if adapter else nullcontext()
-        base = self.run.base
-        return retained(base, self.suite, digest, context, places, self.listen, stage)
+        run, general = self.run, self.general
+        return retained(run.base, self.suite, general, digest, context, places, self.listen, stage)
 
 
 def open_source(folder: Path, strategy: str | None, listen: Listener) -> Source:
