@@ -19,11 +19,12 @@ from bench._report import HERE
 SHARED = HERE.parents[1] / "shared" / "data"
 EXAMPLES = HERE.parent / "examples"
 PROFILES = {
-    "chat": ("medical/qa.jsonl", "medicines/questions.jsonl", (32, 512)),
-    "long_prompt": ("medical/mc_pubmedqa.jsonl", "medicines/questions.jsonl", (256, 1024)),
-    "text": ("medical/text.jsonl", "medicines/documents.jsonl", (128, 512)),
+    "chat": ("medical/qa.jsonl", "medicines/questions.jsonl", (32, 512), 1.0),
+    "long_prompt": ("finance/qa.jsonl", "medicines/questions.jsonl", (256, 1024), 0.15),
+    "text": ("medical/text.jsonl", "medicines/documents.jsonl", (128, 512), 1.0),
 }
-"""Profile -> (file of shared/data, file of examples/ where that is missing, tokens from and to)."""
+"""Profile -> (file of shared/data, file of examples/ where that is missing, tokens from and to,
+largest share of them that is labelled)."""
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-360m": ("LlamaConfig", {"hidden_size": 960, "intermediate_size": 2560,
         "num_hidden_layers": 32, "num_attention_heads": 15, "num_key_value_heads": 5}),
@@ -89,13 +90,13 @@ def write_steps(
     base = load_base(str(model))
     if not (folder / "start").exists():
         Lora.build(base, LoraSettings(), seed=0).save(folder / "start")
-    shared, example, (least, most) = PROFILES[profile]
+    shared, example, (least, most), labelled = PROFILES[profile]
     file = data or (SHARED / shared if (SHARED / shared).is_file() else EXAMPLES / example)
     rows, _ = as_conversations(read(file).rows)
     encoded = [r for r in encode_rows(base.template, rows, most) if not r.cut and r.targets]
-    long_enough = [r for r in encoded if len(r.ids) >= least]
-    # A file without documents of that length is taken as it is, and the line says its mean.
-    chosen = (long_enough if len(long_enough) >= batch else encoded)[: steps * batch]
+    alike = [r for r in encoded if len(r.ids) >= least and r.targets <= labelled * len(r.ids)]
+    # A file without such documents is taken as it is, and the line says what they were.
+    chosen = (alike if len(alike) >= batch else encoded)[: steps * batch]
     if not chosen:
         raise SystemExit(f"{file} holds no document for this bench; give another with --data.")
     chosen = (chosen * (steps * batch))[: steps * batch]

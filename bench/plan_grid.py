@@ -143,7 +143,7 @@ def _rows(template: Any, length: int) -> list[Any]:
     from domainwright.curate.read import read
     from domainwright.models.forms import TrainRow
 
-    shared, example, _ = PROFILES["text"]
+    shared, example, *_ = PROFILES["text"]
     file = SHARED / shared if (SHARED / shared).is_file() else EXAMPLES / example
     ids = [t for row in read(file).rows[:400] for t in template.tokens(getattr(row, "text", ""))]
     draw, rows, place = generator(0, "plan grid"), [], 0

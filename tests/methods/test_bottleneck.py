@@ -11,12 +11,12 @@ from domainwright.core.seeds import derive
 from domainwright.methods import METHODS
 from domainwright.methods.bottleneck import BottleneckSettings
 from domainwright.methods.compacter import CompacterSettings
-from domainwright.train.loop import Interrupted, train
 from domainwright.train.recompute import recomputed
 from tests.methods.closed_forms import bottleneck, compacter, norms, prefix, sizes
 from tests.methods.test_method_contract import DOCS, build, gradients, logits, step, tuned
 from tests.tiny import CONFIGS, own_logits, tiny_base
 from tests.train.runs import make_job
+from tests.train.stopped import same_after_a_stop
 
 BOTTLENECK = METHODS.get("bottleneck")
 VARIANTS = ("houlsby", "pfeiffer", "parallel")
@@ -230,17 +230,9 @@ def test_a_run_with_adapterdrop_resumes_bit_for_bit(tmp_path):
     def job(folder):
         base = tiny_base(num_hidden_layers=3)
         adapter = build(base, "bottleneck", drop_random=True, reduction=4.0)
-        return make_job(tmp_path / folder, base=base, adapter=adapter, recompute=True)
+        return make_job(folder, base=base, adapter=adapter, recompute=True)
 
-    straight = job("a")
-    train(straight)
-    seen = []
-    with pytest.raises(Interrupted):
-        train(job("b"), listen=lambda s: seen.append(s.done), stop=lambda: seen[-1] == 7)
-    going = job("b")
-    train(going, resume=True)
-    want = straight.adapter.state_dict()
-    assert all(torch.equal(v, want[k]) for k, v in going.adapter.state_dict().items())
+    same_after_a_stop(job, tmp_path)
 
 
 @pytest.mark.parametrize("plus", [False, True])

@@ -18,12 +18,13 @@ from domainwright.infer.labels import label_logits
 from domainwright.methods import METHODS, _head
 from domainwright.methods._head import HeadedAdapter
 from domainwright.models.forms import Prompt, TrainRow, choice_prompt, labelled_rows, tagged_row
-from domainwright.train.loop import Interrupted, train
+from domainwright.train.loop import train
 from domainwright.train.loss import batch_of, losses_of_rows, summed_loss
 from domainwright.train.together import train_together
 from tests.methods.test_method_contract import DOCS, REFUSED, build, logits
 from tests.tiny import tiny_base, tiny_model, train_rows
 from tests.train.runs import make_job
+from tests.train.stopped import same_after_a_stop
 
 LABELS = ("cold", "mild", "hot")
 CLASSES = {
@@ -192,18 +193,9 @@ def test_a_head_is_trained_in_the_one_loop(tmp_path, method):
             batch=6,
         )
 
-    job = job_in(tmp_path / "whole")
-    trained = train(job)
+    job, trained = same_after_a_stop(job_in, tmp_path, 11)
     # The base has no head: it guesses.
     assert trained.base_loss == pytest.approx(np.log(3)) and trained.best_loss < 0.5
-    seen = []
-    broken = job_in(tmp_path / "broken")
-    with pytest.raises(Interrupted):
-        train(broken, listen=lambda s: seen.append(s.done), stop=lambda: seen[-1] == 11)
-    again = job_in(tmp_path / "broken")
-    train(again, resume=True)
-    for a, b in zip(job.adapter.parameters(), again.adapter.parameters(), strict=True):
-        assert torch.equal(a, b)
     # On the items of the task `choices`, whatever their order of the choices.
     task, base = TASKS.get("choices"), job.base
     prompts = [Prompt(text=choice_prompt(row)) for row in rows[18:]]

@@ -7,7 +7,7 @@ from torch.nn import functional
 from domainwright.core.errors import ConfigError
 from domainwright.methods import METHODS
 from domainwright.train import schedule
-from domainwright.train.loop import Interrupted, train
+from domainwright.train.loop import train
 from domainwright.train.loss import batch_of, summed_loss
 from domainwright.train.probe import probe
 from domainwright.train.settings import TrainSettings
@@ -15,6 +15,7 @@ from domainwright.train.step import optimiser_of
 from tests.methods.test_method_contract import build, logits, tuned
 from tests.tiny import tiny_base, tiny_model, train_rows
 from tests.train.runs import make_job
+from tests.train.stopped import same_after_a_stop
 
 GROUPS = {"groups": 3, "rate_decay": 0.385, "unfreeze_every": 0.3}
 
@@ -116,16 +117,7 @@ def test_a_run_equals_a_plain_loop_with_torchs_groups(tmp_path):
 @pytest.mark.parametrize("cut", [1, 3, 4])
 def test_stopping_before_or_after_a_group_begins_changes_nothing(tmp_path, cut):
     """Groups begin at steps 2 and 4; what began has moments, what waits has none."""
-    whole = job_of(tmp_path / "whole")
-    train(whole)
-    seen = []
-    broken = job_of(tmp_path / "broken")
-    with pytest.raises(Interrupted):
-        train(broken, listen=lambda s: seen.append(s.done), stop=lambda: seen[-1] == cut)
-    again = job_of(tmp_path / "broken")
-    train(again, resume=True)
-    for a, b in zip(whole.adapter.values, again.adapter.values, strict=True):
-        assert torch.equal(a, b)
+    same_after_a_stop(job_of, tmp_path, cut)
 
 
 def test_below_the_lowest_trained_group_nothing_is_differentiated():

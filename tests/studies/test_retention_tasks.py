@@ -14,6 +14,7 @@ from domainwright.studies.study import read_study
 from domainwright.studies.table import render_table, verdict_rows
 from tests.lm_eval_here import TASKS, data_cache, lm_eval_here  # noqa: F401
 from tests.studies import world
+from tests.studies.test_refine import texts
 
 pytestmark = pytest.mark.usefixtures("lm_eval_here", "quick")
 ASKED = [
@@ -147,6 +148,23 @@ def test_a_strategy_that_loses_more_than_it_may_is_refused(study, tmp_path, base
     assert {row[0]: row[3][-1:] for row in verdict_rows(verdict)[1]}["lora"] == "!"
     assert said in (decided.folder / "trials/lora/adapter/README.md").read_text()
     assert read_verdict(decided.folder / "verdict.json").strategies == verdict.strategies
+
+
+def test_a_challenger_is_held_to_the_tasks_too(tmp_path, base, monkeypatch):
+    """What it gains on the study's own rows (test_refine.py) does not pay for what it loses."""
+    own = {**as_the_base_answers(tmp_path / "mine", base), "max_drop": 0.0}
+    changes = {"data": {"development_share": 0.4}, "train": {"steps": 2}}
+    study = world.study_file(tmp_path, base, rows=texts(), **changes)
+    run = dw.decide(study, tmp_path / "run", overrides=asked(study, [own])).folder
+    calls = []
+    ask = Tasks.ask
+    monkeypatch.setattr(Tasks, "ask", lambda *a, **k: calls.append(k["stage"]) or ask(*a, **k))
+    found = dw.refine(run, strategy="lora", steps=20)
+    assert calls == ["retention challenger: tasks"]
+    (task,) = found.decision.against_base.tasks
+    assert task.lost > 0 and not found.decision.accepted and found.decision.difference.low > 0
+    said = f"Against the base the challenger loses {task.lost:.3g} on dw_own, and the limit is 0.0."
+    assert said in found.decision.reasons
 
 
 def test_no_task_is_no_change(study, tmp_path):

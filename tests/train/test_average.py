@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from domainwright.train import step as steps
-from domainwright.train.loop import Interrupted, train
+from domainwright.train.loop import train
 from domainwright.train.run import add_to_mean
 from tests.train.candidates import without
 from tests.train.runs import make_job
-from tests.train.test_run import assert_same, state_of
+from tests.train.stopped import same_after_a_stop
+from tests.train.test_run import state_of
 
 
 def test_a_running_mean_is_the_mean():
@@ -71,18 +72,6 @@ def test_without_it_nothing_is_added(tmp_path):
 
 @pytest.mark.parametrize("stop", [2, 6])
 def test_stopping_and_going_on_changes_no_bit(tmp_path, stop):
-    straight = averaged(tmp_path / "a")
-    want = train(straight)
-    seen = []
-    with pytest.raises(Interrupted):
-        train(
-            averaged(tmp_path / "b"),
-            listen=lambda s: seen.append(s.done),
-            stop=lambda: seen[-1] == stop,
-        )
-    job = averaged(tmp_path / "b")
-    got = train(job, resume=True)
-    assert without(got.history) == without(want.history)
-    assert_same(state_of(job), state_of(straight))
-    again = averaged(tmp_path / "b")
+    _, want = same_after_a_stop(averaged, tmp_path, stop)
+    again = averaged(tmp_path / "stopped")
     assert without(train(again, resume=True).history) == without(want.history)

@@ -1,12 +1,13 @@
 """LoRA with rows of the embedding in the loop: watched, resumed, drawn back, beside others."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.nn import functional
 
 from domainwright.methods import METHODS
 from domainwright.train.draw_back import between, start_of
-from domainwright.train.job import Interrupted
 from domainwright.train.loop import train
 from domainwright.train.monitor import Monitor
 from domainwright.train.passes import Packing
@@ -15,6 +16,7 @@ from tests.methods.test_method_contract import logits, step
 from tests.methods.test_token_rows import words_of
 from tests.tiny import own_logits, tiny_base, train_rows
 from tests.train.runs import make_job
+from tests.train.stopped import same_after_a_stop
 
 SHAPED = {"label_smoothing": 0.1, "prompt_weight": 0.1, "neftune": 5.0, "r_drop": 0.5}
 
@@ -58,22 +60,7 @@ def start_of_rows(job):
 
 
 def test_stopped_and_resumed_it_is_the_same_run(tmp_path):
-    straight = job_of(tmp_path / "a", **SHAPED)
-    want = train(straight)
-    seen = []
-    with pytest.raises(Interrupted):
-        train(
-            job_of(tmp_path / "b", **SHAPED),
-            listen=lambda s: seen.append(s.done),
-            stop=lambda: seen[-1] == 7,
-        )
-    job = job_of(tmp_path / "b", **SHAPED)
-    got = train(job, resume=True)
-    for (name, a), b in zip(
-        straight.adapter.state_dict().items(), job.adapter.state_dict().values(), strict=True
-    ):
-        assert torch.equal(a, b), name
-    assert [x.get("loss") for x in got.history] == [x.get("loss") for x in want.history]
+    same_after_a_stop(partial(job_of, **SHAPED), tmp_path)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "gpt2"])

@@ -22,6 +22,7 @@ from domainwright.train.settings import TrainSettings
 from domainwright.train.step import take_step, within_memory
 from tests.tiny import CONFIGS, PACKED, tiny_base, train_rows
 from tests.train.runs import LENGTHS, make_job
+from tests.train.stopped import stop_at
 
 FAILURES = {
     "cpu": RuntimeError(
@@ -150,13 +151,8 @@ def test_a_resumed_run_keeps_its_smaller_passes(tmp_path, monkeypatch):
     seen = failing(monkeypatch, MemoryError(), over=30)
     straight = make_job(tmp_path / "a", micro=10_000)
     train(straight)
-    stops = []
     with pytest.raises(Interrupted):
-        train(
-            make_job(tmp_path / "b", micro=10_000),
-            listen=lambda s: stops.append(s.done),
-            stop=lambda: stops[-1] == 4,
-        )
+        train(make_job(tmp_path / "b", micro=10_000), **stop_at(4))
     seen.clear()
     job = make_job(tmp_path / "b", micro=10_000)
     train(job, resume=True)
@@ -184,6 +180,7 @@ from domainwright.core.errors import CapabilityError
 from domainwright.train.loop import train
 from tests.tiny import tiny_base, train_rows
 from tests.train.runs import make_job
+from tests.train.stopped import stop_at
 
 folder, room = Path(sys.argv[1]), int(sys.argv[2])
 # Wide and shallow: a pass over all documents needs some hundred MiB of activations.

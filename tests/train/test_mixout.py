@@ -9,14 +9,14 @@ from torch.nn import functional
 
 from domainwright.core.errors import CapabilityError, ConfigError
 from domainwright.core.seeds import derive
-from domainwright.train.loop import Interrupted, train
+from domainwright.train.loop import train
 from domainwright.train.mixout import Mixout, mixed
 from domainwright.train.settings import TrainSettings
 from domainwright.train.step import take_step
 from tests.methods.test_method_contract import build
 from tests.tiny import own_logits, tiny_base
-from tests.train.candidates import without
 from tests.train.runs import make_job
+from tests.train.stopped import same_after_a_stop
 
 
 def mask(p, seed, step, name, like):
@@ -148,20 +148,7 @@ def test_stopping_and_going_on_changes_no_bit(tmp_path):
             folder, base=base, adapter=build(base, "full"), rate=2e-3, steps=9, mixout=0.5
         )
 
-    straight = job(tmp_path / "a")
-    want = train(straight)
-    seen = []
-    with pytest.raises(Interrupted):
-        train(
-            job(tmp_path / "b"),
-            listen=lambda s: seen.append(s.done),
-            stop=lambda: seen[-1] == 7,
-        )
-    again = job(tmp_path / "b")
-    got = train(again, resume=True)
-    assert without(got.history) == without(want.history)
-    for a, b in zip(straight.adapter.parameters(), again.adapter.parameters(), strict=True):
-        assert torch.equal(a, b)
+    straight, want = same_after_a_stop(job, tmp_path)
     plain = train(replace(job(tmp_path / "c"), settings=replace(straight.settings, mixout=0.0)))
     assert plain.history[-1]["loss"] != want.history[-1]["loss"]
 

@@ -2,15 +2,16 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 from domainwright.models.flat import flatten
-from domainwright.train.loop import Interrupted, train
 from domainwright.train.noise import EmbeddingNoise, embedding_noise
 from tests.tiny import tiny_base, train_rows
 from tests.train.runs import make_job
+from tests.train.stopped import same_after_a_stop
 from tests.train.test_shaped import gradient_of
 
 
@@ -73,20 +74,7 @@ def test_packing_does_not_change_a_rows_noise(changes):
 
 def test_stopping_and_going_on_changes_no_bit(tmp_path):
     changes = {"neftune": 5.0, "r_drop": 0.5, "label_smoothing": 0.1, "prompt_weight": 0.1}
-    straight = make_job(tmp_path / "a", **changes)
-    want = train(straight)
-    seen = []
-    with pytest.raises(Interrupted):
-        train(
-            make_job(tmp_path / "b", **changes),
-            listen=lambda s: seen.append(s.done),
-            stop=lambda: seen[-1] == 7,
-        )
-    job = make_job(tmp_path / "b", **changes)
-    got = train(job, resume=True)
-    for a, b in zip(straight.adapter.parameters(), job.adapter.parameters(), strict=True):
-        assert torch.equal(a, b)
-    assert [x.get("loss") for x in got.history] == [x.get("loss") for x in want.history]
+    same_after_a_stop(partial(make_job, **changes), tmp_path)
 
 
 def test_checkpointing_draws_the_same_noise():

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from domainwright.core.errors import CapabilityError, ConfigError, DataError
 from domainwright.methods import METHODS
 from domainwright.methods.lora import LoraSettings
-from domainwright.train.loop import Interrupted, train
+from domainwright.train.loop import train
 from domainwright.train.objective import penalties_of
 from domainwright.train.penalties.o_lora import OLoraPenalty
 from domainwright.train.settings import TrainSettings
@@ -20,8 +20,8 @@ from domainwright.train.together import train_together
 from tests.methods.test_lora import peft_logits
 from tests.methods.test_method_contract import build, logits
 from tests.tiny import tiny_base, tiny_model
-from tests.train.candidates import without
 from tests.train.runs import make_job
+from tests.train.stopped import same_after_a_stop
 
 LORA = METHODS.get("lora")
 
@@ -158,21 +158,8 @@ def test_the_new_rows_turn_away_from_the_old(tmp_path):
 
 def test_stopping_and_going_on_changes_no_bit(tmp_path):
     (folder, _), _ = two_past(tmp_path, tiny_base())
-    straight = job_of(tmp_path / "a", [folder])
-    want = train(straight)
-    seen = []
-    with pytest.raises(Interrupted):
-        train(
-            job_of(tmp_path / "b", [folder]),
-            listen=lambda s: seen.append(s.done),
-            stop=lambda: seen[-1] == 7,
-        )
-    job = job_of(tmp_path / "b", [folder])
-    got = train(job, resume=True)
-    assert without(got.history) == without(want.history)
-    assert all(line["o_lora"] > 0 for line in got.history[1:] if "loss" in line)
-    for a, b in zip(straight.adapter.parameters(), job.adapter.parameters(), strict=True):
-        assert torch.equal(a, b)
+    _, want = same_after_a_stop(lambda place: job_of(place, [folder]), tmp_path / "runs")
+    assert all(line["o_lora"] > 0 for line in want.history[1:] if "loss" in line)
 
 
 def test_beside_others_in_one_batch_a_past_counts_in_its_own_rows(tmp_path):

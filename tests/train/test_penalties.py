@@ -11,7 +11,7 @@ from domainwright.core.errors import CapabilityError, ConfigError
 from domainwright.core.seeds import derive
 from domainwright.models.flat import flatten
 from domainwright.models.lowrank import LowRank
-from domainwright.train.loop import Interrupted, train
+from domainwright.train.loop import train
 from domainwright.train.objective import penalties_of
 from domainwright.train.penalties import PENALTIES
 from domainwright.train.penalties._penalty import Given
@@ -25,6 +25,7 @@ from tests.methods.test_method_contract import REFUSED, build
 from tests.tiny import own_logits, tiny_base, train_rows
 from tests.train.candidates import without
 from tests.train.runs import make_job
+from tests.train.stopped import same_after_a_stop
 
 GENERAL = train_rows((8, 13, 5, 9), seed=21)
 ANCHORS = [name for name in PENALTIES.names() if name != "o_lora"]
@@ -94,20 +95,7 @@ class TestEveryPenalty:
         assert all(line[name] > 0 for line in told.history[2:])
 
     def test_stopping_and_going_on_changes_no_bit(self, name, tmp_path):
-        straight = penalised(tmp_path / "a", name, 0.5)
-        want = train(straight)
-        seen = []
-        with pytest.raises(Interrupted):
-            train(
-                penalised(tmp_path / "b", name, 0.5),
-                listen=lambda s: seen.append(s.done),
-                stop=lambda: seen[-1] == 7,
-            )
-        job = penalised(tmp_path / "b", name, 0.5)
-        got = train(job, resume=True)
-        assert without(got.history) == without(want.history)
-        for a, b in zip(straight.adapter.parameters(), job.adapter.parameters(), strict=True):
-            assert torch.equal(a, b)
+        same_after_a_stop(lambda folder: penalised(folder, name, 0.5), tmp_path)
 
     def test_beside_other_candidates_it_steps_alone(self, name, tmp_path):
         want = train(penalised(tmp_path / "alone", name, 0.5, steps=3))

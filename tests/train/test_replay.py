@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from domainwright.core.errors import ConfigError, DataError
 from domainwright.models.forms import TrainRow
 from domainwright.train import order
 from domainwright.train import replay as replays
-from domainwright.train.loop import Interrupted, train
+from domainwright.train.loop import train
 from domainwright.train.order import Order, replayed_in_step
 from domainwright.train.regimes import ReplaySettings
 from domainwright.train.replay import planned, with_base_lessons, written
@@ -21,6 +22,7 @@ from tests.methods.test_method_contract import tuned
 from tests.tiny import own_logits, tiny_base, tiny_tokenizer, train_rows
 from tests.train.candidates import without
 from tests.train.runs import make_job
+from tests.train.stopped import same_after_a_stop
 from tests.train.test_shaped import gradient_of
 
 GENERAL = [replace(r, id=f"general-{n}") for n, r in enumerate(train_rows((8, 13, 5, 9), seed=21))]
@@ -163,20 +165,7 @@ def test_the_bases_own_distribution_is_the_goal_of_learn_base(tmp_path):
 def test_stopping_and_going_on_changes_no_bit(tmp_path, learn):
     base = tiny_base()
     general = GENERAL if learn == "tokens" else with_base_lessons(base, GENERAL, tmp_path)[0]
-    straight = replaying(tmp_path / "a", learn=learn, general=general)
-    want = train(straight)
-    seen = []
-    with pytest.raises(Interrupted):
-        train(
-            replaying(tmp_path / "b", learn=learn, general=general),
-            listen=lambda s: seen.append(s.done),
-            stop=lambda: seen[-1] == 7,
-        )
-    job = replaying(tmp_path / "b", learn=learn, general=general)
-    got = train(job, resume=True)
-    assert without(got.history) == without(want.history)
-    for a, b in zip(straight.adapter.parameters(), job.adapter.parameters(), strict=True):
-        assert torch.equal(a, b)
+    same_after_a_stop(partial(replaying, learn=learn, general=general), tmp_path)
 
 
 def test_replay_holds_what_a_run_would_forget(tmp_path):

@@ -19,6 +19,7 @@ from domainwright.train.run import check_health
 from domainwright.train.step import Watched, mean_loss, take_step
 from tests.tiny import documents, own_logits, tiny_base
 from tests.train.runs import make_job
+from tests.train.stopped import stop_at
 
 
 def losses(trained):
@@ -32,12 +33,6 @@ def state_of(job):
 
 def assert_same(a, b):
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
-def stop_at(*steps):
-    """A listener and a stop flag that fires after these steps."""
-    seen = []
-    return {"listen": lambda s: seen.append(s.done), "stop": lambda: seen[-1] in steps}
 
 
 def test_a_run_measures_itself(tmp_path):

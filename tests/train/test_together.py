@@ -17,6 +17,7 @@ from domainwright.train.together import fused_groups, train_together
 from tests.tiny import tiny_base
 from tests.train.candidates import alone, assert_alike, make_jobs, same, state_of
 from tests.train.runs import LENGTHS, make_job
+from tests.train.stopped import stop_at
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mamba"])
@@ -163,8 +164,7 @@ def test_candidates_at_different_steps_meet(tmp_path, monkeypatch):
     jobs = make_jobs(tmp_path / "jobs", base)
     heard = []
     with pytest.raises(Interrupted):
-        train(jobs[0], listen=lambda s: heard.append(s.done), stop=lambda: heard[-1] == 5)
-    heard.clear()
+        train(jobs[0], **stop_at(5))
     plain = together.Together.gradients
     monkeypatch.setattr(
         together.Together, "gradients", lambda s, m, p: heard.append("fused") or plain(s, m, p)

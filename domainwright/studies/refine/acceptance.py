@@ -5,7 +5,8 @@ Accepted where all of this holds:
     gain        paired bootstrap over groups: the 95 % interval of the score lies above 0, and the
                 sign-flip permutation test has p < level
     parts       no task or topic with ITEMS rows is worse (Holm over the parts, 5 %)
-    forgetting  against the base: at most `max_forgetting` nats per token of general text;
+    forgetting  against the base: at most `max_forgetting` nats per token of general text, and no
+                more than its `max_drop` on a task of lm-eval;
                 against the champion: not significantly more than a TENTH of that further, and
                 general choices not significantly worse
 
