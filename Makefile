@@ -57,6 +57,7 @@ bench: setup
 	$(BIN)/python -m bench.beside_trl --profile long_prompt $(ANYWAY)
 	$(BIN)/python -m bench.beside_trl --profile text $(ANYWAY)
 	$(BIN)/python -m bench.beside_trl --sweep 4,8,16,32 --pairs 2 $(ANYWAY)
+	$(BIN)/python -m bench.methods $(ANYWAY)
 	$(BIN)/python -m bench.beside_lm_eval --questions 40 --pairs 2 --dtypes float32 $(ANYWAY)
 	$(BIN)/python -m bench.beside_generate --shots 0 --dtypes bfloat16 $(ANYWAY)
 	$(BIN)/python -m bench.plan_grid $(ANYWAY)
@@ -64,7 +65,7 @@ bench: setup
 # The peer's settings one by one, and larger bases: an hour or more.
 bench-grid: bench
 	for profile in chat long_prompt text; do $(BIN)/python -m bench.beside_trl --grid --profile $$profile $(ANYWAY); done
-	for model in llama-360m qwen-360m llama-1b qwen-1b; do \
+	for model in llama-360m qwen-360m qwen3-600m llama-1b qwen-1b; do \
 	$(BIN)/python -m bench.beside_trl --model $$model --steps 3 --pairs 2 $(ANYWAY); done
 
 # Published claims on the small base, row after row: hours on a busy core. One row:

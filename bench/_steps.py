@@ -32,11 +32,13 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8}),
     "qwen-360m": ("Qwen2Config", {"hidden_size": 896, "intermediate_size": 4864,
         "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2}),
+    "qwen3-600m": ("Qwen3Config", {"hidden_size": 1024, "intermediate_size": 3072, "head_dim": 128,
+        "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8}),
     "qwen-1b": ("Qwen2Config", {"hidden_size": 1536, "intermediate_size": 8960,
         "num_hidden_layers": 28, "num_attention_heads": 12, "num_key_value_heads": 2}),
 }  # fmt: skip
-"""Shapes of SmolLM2-360M, Llama-3.2-1B, Qwen2.5-0.5B and Qwen2.5-1.5B, all with SmolLM2's
-vocabulary and random weights: their speed is the real one's, their answers are none."""
+"""Shapes of SmolLM2-360M, Llama-3.2-1B, Qwen2.5-0.5B, Qwen3-0.6B and Qwen2.5-1.5B, all with
+SmolLM2's vocabulary and random weights: their speed is the real one's, their answers are none."""
 START = {"rank": 16, "alpha": 32, "lr": 2e-4, "init": "start/adapter_model.safetensors"}
 
 
