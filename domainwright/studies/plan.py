@@ -10,10 +10,9 @@ study gives are never changed.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean
 
 from domainwright.core.errors import CapabilityError
-from domainwright.core.records import Choice, Row, Text
+from domainwright.core.records import Row, Text
 from domainwright.models.base import Base
 from domainwright.models.encoder import MAX_TOKENS
 from domainwright.models.forms import encode_rows
@@ -29,6 +28,7 @@ from domainwright.studies._gate import MOST_DEVELOPMENT, MOST_ROWS
 from domainwright.studies._longest import longest_answer
 from domainwright.studies._names import is_gated, is_tasked, ungated
 from domainwright.studies._probes import Probed, probe_methods, race_of, searches, step_seconds
+from domainwright.studies._prompt_tokens import item_tokens
 from domainwright.studies._repeats import affordable_seeds, told_of_folds, trainings
 from domainwright.studies._retriever import tuning_tokens
 from domainwright.studies._speeds import rates
@@ -47,8 +47,6 @@ RETENTION_TOKENS = 19_000
 """Tokens of the shipped retention suite, every choice with its question."""
 MOST_ITEMS, FEWEST_ITEMS = 200, 20
 FEWEST_STEPS = 10
-SHORT = ("zero_shot", "instructed")
-"""Prompting strategies that put next to nothing in front of a question."""
 ASK_SHARE, TRAIN_SHARE = 0.45, 0.45
 """Shares of the budget that is left after retention, checks and search; the rest reads data."""
 LATE = 1.2
@@ -148,7 +146,7 @@ def make_plan(
     writing = _writing_seconds(study, read, write) if methods else 0.0
     aside = spent + writing + _searching_seconds(strategies, data, mean_tokens, read)
     written = new_tokens / write if write else 0.0
-    once = {s: _item_seconds(s, study, train, mean_tokens, read) + written for s in strategies}
+    once = {s: item_tokens(s, study, data, mean_tokens) / read + written for s in strategies}
     fixed = aside + (1 + len(methods)) * retention + trainings(1, folds) * looks
     fixed += further(study, data, study.evaluate.items or MOST_ITEMS)[0] * sum(once.values())
     budget = study.budget.minutes * 60
@@ -158,12 +156,14 @@ def make_plan(
     items, notes = _items(study, len(data.to_ask), left, sum(per_item.values()), folds)
     turns, untold = further(study, data, items)
     asking = {s: per_item[s] * items + once[s] * turns for s in strategies}
-    share = left / trainings(seeds, folds) / runs_a_method(strategies, study.apart.begin)
+    # What asking leaves of its share is training's: all items may be asked long before.
+    training = max(TRAIN_SHARE * left, (ASK_SHARE + TRAIN_SHARE) * left - sum(asking.values()))
+    share = training / trainings(seeds, folds) / runs_a_method(strategies, study.apart.begin)
     steps, more = _steps(study, base, len(train), share, probed)
     field: tuple[Candidate, ...] = ()
     if searches(study) and methods and not folds:
         # The race and one run for each further seed share the time.
-        race = race_of(study, base, data, general, probed, TRAIN_SHARE * left / seeds)
+        race = race_of(study, base, data, general, probed, training / seeds)
         more = [*more, "No search: the budget has time for one training run, of lora."]
         if race:
             field, steps, more = race.field, race.steps, list(race.notes)
@@ -281,21 +281,6 @@ def _writing_seconds(study: StudySettings, read: float, write: float) -> float:
     return tokens / (write or read / 4) + (tokens / read if replay.learn == "base" else 0.0)
 
 
-def _item_seconds(
-    strategy: str, study: StudySettings, train: Sequence[Row], mean_tokens: float, read: float
-) -> float:
-    """Reading one test item's prompts."""
-    context = study.prompting.context_tokens
-    extra = 0 if prompted(strategy) in SHORT else context
-    # What the choices of a question share is read once; about four characters a token.
-    others = [
-        sum(len(c) / 4 + 1 for c in r.choices) - len(r.choices[r.answer]) / 4 - 1
-        for r in train[:400]
-        if isinstance(r, Choice)
-    ]
-    return (mean_tokens + extra + mean(others or [0.0])) / read
-
-
 def _items(
     study: StudySettings, available: int, seconds: float, per_item: float, folds: int
 ) -> tuple[int, list[str]]:
@@ -325,13 +310,13 @@ def _steps(
     """(optimiser steps of every trained strategy, what was shortened).
 
     Args:
-        seconds: of the budget, for one training of every method.
+        seconds: for one training of every method.
     """
     full = study.train.steps or full_steps(rows, study.train)
     if not probed or study.train.steps is not None:
         return full, []
     each = step_seconds(study, base, probed)
-    steps = min(full, max(FEWEST_STEPS, int(TRAIN_SHARE * seconds / each)))
+    steps = min(full, max(FEWEST_STEPS, int(seconds / each)))
     if steps == full:
         return full, []
     return steps, [

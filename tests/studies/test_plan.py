@@ -2,15 +2,18 @@
 
 import json
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 
 import domainwright
 from domainwright.core.config import from_mapping
 from domainwright.core.errors import CapabilityError
+from domainwright.prompting._sources import PromptSettings
 from domainwright.studies import _probes as probes
 from domainwright.studies import plan as plans
 from domainwright.studies import tune as tuning
+from domainwright.studies._prompt_tokens import item_tokens
 from domainwright.studies.api import decide, train_method
 from domainwright.studies.plan import Plan
 from domainwright.studies.plan_table import plan_lines, plan_rows
@@ -122,6 +125,38 @@ def test_a_short_budget_shortens_and_says_so(study):
     assert found.items < 30 and found.steps >= plans.FEWEST_STEPS
     roomy = plan(study, "train.steps=null")
     assert roomy.steps >= found.steps and not roomy.notes
+
+
+def test_training_takes_what_asking_leaves(study, monkeypatch):
+    """Few items, read fast: their share of the budget is no reason to train less."""
+    monkeypatch.setattr(plans, "rates", lambda *_: (1e9, 1e9))
+    monkeypatch.setattr(plans, "step_seconds", lambda *_: 1.0)
+    found = plan(study, "budget.minutes=1", "train.steps=null", "train.epochs=500")
+    asked = sum(s.ask_minutes for s in found.strategies)
+    assert asked < 0.01 and plans.TRAIN_SHARE * 60 < 40 < found.steps <= 0.9 * 60
+
+
+@pytest.mark.parametrize(
+    ("strategy", "tokens"),
+    [
+        ("zero_shot", 30),
+        ("lora", 30),
+        ("few_shot_random", 30 + 4 * 30),
+        ("lora+rag", 30 + 3 * 50),
+        ("rag_few_shot", 30 + 4 * 30 + 3 * 50),
+    ],
+)
+def test_a_prompt_has_its_examples_and_passages_and_no_more_than_there_is_room(strategy, tokens):
+    page = SimpleNamespace(text="a" * 200)
+    data = SimpleNamespace(split=SimpleNamespace(train=[]), documents=[page] * 5)
+    study = SimpleNamespace(prompting=PromptSettings())
+    assert item_tokens(strategy, study, data, 30) == tokens
+    study.prompting = PromptSettings(context_tokens=100)
+    assert item_tokens(strategy, study, data, 30) == min(tokens, 130)
+    data.documents = []  # training rows are quoted
+    study.prompting = PromptSettings(examples=1)
+    shown = ("few_shot" in strategy) + 3 * ("rag" in strategy)
+    assert item_tokens(strategy, study, data, 30) == 30 + 30 * shown
 
 
 def test_a_budget_that_is_far_too_small_is_said_to_be(study):

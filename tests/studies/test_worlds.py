@@ -9,6 +9,7 @@ from domainwright.studies.study import read_study
 from domainwright.studies.worlds import WORLDS, write_world
 from tests.studies import verdicts
 from tests.studies.world import read_lines
+from tests.worlds import page
 
 
 def rows(name, tmp_path, seed=0, role="train"):
@@ -84,3 +85,14 @@ def test_the_files_are_what_a_user_would_have(tmp_path):
     for line in (tmp_path / write_world("noise", 0, tmp_path).name).read_text().splitlines():
         assert "worlds" not in line
     assert json.loads((tmp_path / "train.jsonl").read_text().splitlines()[0])["choices"]
+
+
+def test_the_page_counts_what_was_recorded_and_tells_what_was_wrong():
+    told = [
+        {"world": "noise", "seed": n, "right": n != 1, "minutes": 1.0 + n, "said": f"Verdict {n}."}
+        for n in range(3)
+    ]
+    text = page(told)
+    assert "| noise | answers drawn by lot | 2 of 3 | 1.0 to 3.0 |" in text
+    assert "| scarce | a handful of rows | 0 of 0 |  |" in text
+    assert text.endswith("- noise, seed 1: Verdict 1.\n") and "Verdict 2" not in text
