@@ -14,6 +14,9 @@ from domainwright.studies.records import Recommendation, StrategyResult
 
 MOST = 20
 """Times the test set that is still worth proposing."""
+FALL = 0.05
+"""Share of the development loss that a last look has to be below the one before: less is what a
+falling learning rate brings at the end of any run."""
 
 
 def would_change(
@@ -23,8 +26,15 @@ def would_change(
     score: str,
     tested: int,
     max_forgetting: float,
+    whole: int | None = None,
+    runs: float = 1.0,
 ) -> list[str]:
-    """Sentences, the nearest change first of its kind; none where nothing is near."""
+    """Sentences, the nearest change first of its kind; none where nothing is near.
+
+    Args:
+        whole: steps of the epochs asked for, where the budget may have allowed fewer.
+        runs: trainings of the winner's length that the study made of a method.
+    """
     unit = f.unit(score)
     done = [r for r in results if r.status == "done" and r.score is not None]
     chosen = next((r for r in done if r.name == advice.strategy), None)
@@ -55,7 +65,32 @@ def would_change(
                 f"which {f.count(tested)} test items cannot tell from luck; about "
                 f"{f.count(needed)} could."
             )
-    return said
+    return [*said, *_still_learning(done, whole, runs)]
+
+
+def _still_learning(done: Sequence[StrategyResult], whole: int | None, runs: float) -> list[str]:
+    """Strategies whose development loss fell to the last step of fewer than all."""
+    said: dict[str, str] = {}
+    for r in done:
+        trained = r.training
+        # A few rows of the epochs may have been left out: those runs were not cut short.
+        if whole is None or trained is None or trained.steps > 0.9 * whole:
+            continue
+        looks = [x for x in trained.history if "development_loss" in x]
+        if len(looks) < 2 or trained.best_step < trained.steps:
+            continue
+        before, last = (float(x["development_loss"]) for x in looks[-2:])
+        if not last < (1 - FALL) * before:
+            continue
+        minutes = (whole / trained.steps - 1) * trained.minutes * runs
+        # Strategies that share an adapter are said once.
+        said.setdefault(
+            r.adapter or r.name,
+            f"{r.name} was still learning when its {f.count(trained.steps)} steps were over "
+            f"(development loss {before:.3f}, then {last:.3f}); all {f.count(whole)} of its epochs "
+            f"would take about {max(1, round(minutes))} minutes more of the budget.",
+        )
+    return list(said.values())
 
 
 def _ahead(r: StrategyResult, chosen: StrategyResult) -> bool:

@@ -72,7 +72,7 @@ from domainwright.studies.records import (
     Verdict,
 )
 from domainwright.studies.study import StudySettings, write_resolved
-from domainwright.studies.tune import Tuned
+from domainwright.studies.tune import Tuned, full_steps
 from domainwright.train.preflight import check_detectable
 
 
@@ -303,8 +303,17 @@ class _Study:
         advice = replace(advice, reasons=[*advice.reasons, *more])
         stored = self._gigabytes(results)
         priced = costs(results, study.prices, data, gigabytes=stored, max_forgetting=limit)
+        search = self.trainer.search
         changes = would_change(
-            results, advice, score=self.score, tested=data.tested, max_forgetting=limit
+            results,
+            advice,
+            score=self.score,
+            tested=data.tested,
+            max_forgetting=limit,
+            whole=None
+            if study.train.steps or data.folds
+            else full_steps(len(self.data.split.train), study.train),
+            runs=search.runs if search else 1.0,
         )
         verdict = Verdict(
             name=study.name or "study",
@@ -330,7 +339,7 @@ class _Study:
             recommendation=replace(advice, would_change=changes),
             examples=self.exam.examples(),
             study=as_mapping(study),
-            search=self.trainer.search,
+            search=search,
             costs=priced,
             learning_curve=curve,
             tasks=by_task(self.exam.items, self.data.tasks),

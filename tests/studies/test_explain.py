@@ -55,3 +55,29 @@ def test_an_undecided_lead_names_the_items_that_would_decide_it():
     assert said([base, lead(0.04, 0.03)], "zero_shot") == []  # decided
     assert said([base, lead(-0.04, 0.08)], "zero_shot") == []  # behind
     assert said([base, lead(0.01, 0.2)], "zero_shot") == []  # four hundred times the items
+
+
+def learning(name, *, steps=60, best=60, last=1.6, **changes):
+    """A strategy whose development loss was 2.0 before its last look."""
+    looks = [(0, 3.0), (40, 2.0), (steps, last)]
+    history = [{"step": n, "development_loss": loss} for n, loss in looks]
+    trained = verdicts.training(steps=steps, best_step=best, history=history, minutes=2.0)
+    made = verdicts.result(name, 0.3, 0.1, kind="method")
+    return replace(made, training=trained, **changes)
+
+
+def test_a_run_that_the_budget_ended_while_it_was_learning_says_so():
+    lora = learning("lora", adapter="trials/lora/adapter")
+    both = learning("lora+rag", adapter="trials/lora/adapter")
+    found = said([verdicts.result("zero_shot", 0.2, None), lora, both], "lora", whole=150, runs=2.5)
+    assert [x for x in found if "learning" in x] == [
+        "lora was still learning when its 60 steps were over (development loss 2.000, then 1.600); "
+        "all 150 of its epochs would take about 8 minutes more of the budget."
+    ]
+
+
+def test_a_run_that_had_its_time_or_stood_still_says_nothing():
+    whole = [learning("lora"), learning("dora", last=1.95), learning("full", best=40)]
+    for result, steps in zip(whole, (64, 150, 150), strict=True):
+        assert said([result], result.name, whole=steps) == []
+    assert said([learning("lora")], "lora") == []
