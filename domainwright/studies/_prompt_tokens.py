@@ -1,14 +1,44 @@
-"""How many tokens are read to ask a test item, before any prompt is written."""
+"""How many tokens are read to ask a test item, and to find what is shown with it.
 
+Reckoned before any prompt is written: about four characters a token, and rows of mean length.
+"""
+
+from collections.abc import Sequence
 from statistics import mean
 
 from domainwright.core.records import Choice
+from domainwright.models.encoder import MAX_TOKENS
+from domainwright.prompting._index import OVERLAP_WORDS, PASSAGE_WORDS
+from domainwright.prompting.few_shot import POOL
+from domainwright.prompting.instructed import MOST, PHRASINGS
 from domainwright.studies._choice import prompted
 from domainwright.studies.data import StudyData
 from domainwright.studies.study import StudySettings
 
 PASSAGE_TOKENS = 200
 """Of a document's passage at most: 150 words."""
+
+
+def preparing_tokens(
+    strategies: Sequence[str], data: StudyData, mean_tokens: float
+) -> tuple[float, float]:
+    """(tokens that the sentence encoder reads, those that the base reads) before anything is asked.
+
+    Passages and the rows that may be examples are made vectors; instructions are tried.
+    """
+    asked, split = {prompted(s) for s in strategies}, data.split
+    row = min(mean_tokens, MAX_TOKENS)
+    searched = tried = 0.0
+    if any("rag" in name for name in asked):
+        overlapping = PASSAGE_WORDS / (PASSAGE_WORDS - OVERLAP_WORDS)
+        texts = overlapping * sum(len(d.text) for d in data.documents) / 4
+        # Without documents, training rows are quoted.
+        searched += texts or len(split.train) * row
+    if asked & {"few_shot", "rag_few_shot"}:
+        searched += min(POOL, len(split.train)) * row
+    if "instructed" in asked:
+        tried = (len(PHRASINGS) + 1) * min(MOST, len(split.dev)) * mean_tokens
+    return searched, tried
 
 
 def item_tokens(strategy: str, study: StudySettings, data: StudyData, mean_tokens: float) -> float:

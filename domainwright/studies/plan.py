@@ -8,6 +8,7 @@ The rates, the predictions and what was shortened are part of the verdict. Setti
 study gives are never changed.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ from domainwright.studies._gate import MOST_DEVELOPMENT, MOST_ROWS
 from domainwright.studies._longest import longest_answer
 from domainwright.studies._names import is_gated, is_tasked, ungated
 from domainwright.studies._probes import Probed, probe_methods, race_of, searches, step_seconds
-from domainwright.studies._prompt_tokens import item_tokens
+from domainwright.studies._prompt_tokens import item_tokens, preparing_tokens
 from domainwright.studies._repeats import affordable_seeds, told_of_folds, trainings
 from domainwright.studies._retriever import tuning_tokens
 from domainwright.studies._speeds import rates
@@ -128,12 +129,13 @@ def make_plan(
 
     Args:
         general: texts on which forgetting is watched.
-        spent: seconds of the budget that are gone.
+        spent: seconds of the budget that are gone before.
         retention_tokens: of further tasks on which forgetting is measured.
 
     Raises:
         ConfigError, DataError: turns are asked for where there are none; training cannot begin.
     """
+    begun = time.perf_counter()
     train, folds, answers = data.split.train, len(data.folds), data.task in WRITTEN
     methods = list(dict.fromkeys(m for s in strategies if (m := parts(s)[0])))
     # First: the probes of memory must not begin where those of writing left it.
@@ -144,7 +146,8 @@ def make_plan(
     retention = (RETENTION_TOKENS + retention_tokens) / read
     looks = sum(decide(base, *probed[m][:2], 1, probed[m][2]).check_seconds for m in methods)
     writing = _writing_seconds(study, read, write) if methods else 0.0
-    aside = spent + writing + _searching_seconds(strategies, data, mean_tokens, read)
+    spent += time.perf_counter() - begun  # the probes are the study's too
+    aside = spent + writing + _preparing_seconds(strategies, data, mean_tokens, read)
     written = new_tokens / write if write else 0.0
     once = {s: item_tokens(s, study, data, mean_tokens) / read + written for s in strategies}
     fixed = aside + (1 + len(methods)) * retention + trainings(1, folds) * looks
@@ -245,24 +248,21 @@ def _runs_in(field: Sequence[Candidate]) -> float:
     return ALLOWANCE[min(n for n in ALLOWANCE if n >= max(1, len(field)))]
 
 
-def _searching_seconds(
+def _preparing_seconds(
     strategies: Sequence[str], data: StudyData, mean_tokens: float, read: float
 ) -> float:
-    """Making the vectors of the documents, where a strategy looks through them, tuning, and gates.
+    """What prompts are chosen with, tuning a retriever, and gates.
 
     A gate is fitted, and the test items and the retention suite go through it.
     """
-    tokens = 0.0
-    if any("rag" in s for s in strategies):
-        # About four characters a token; exact counts would cost more than they are worth here.
-        tokens += sum(len(d.text) for d in data.documents) / 4
+    searched, tried = preparing_tokens(strategies, data, mean_tokens)
     if any(prompted(s) == TUNED for s in strategies):
-        tokens += trainings(1, len(data.folds)) * tuning_tokens()
+        searched += trainings(1, len(data.folds)) * tuning_tokens()
     if any(is_gated(s) for s in strategies):
         split = data.split
         rows = min(len(split.train), MOST_ROWS) + min(len(split.dev), MOST_DEVELOPMENT) + MOST_ITEMS
-        tokens += rows * min(mean_tokens, MAX_TOKENS) + RETENTION_TOKENS
-    return tokens / (ENCODER_FACTOR * read)
+        searched += rows * min(mean_tokens, MAX_TOKENS) + RETENTION_TOKENS
+    return searched / (ENCODER_FACTOR * read) + tried / read
 
 
 def _asked(strategy: str, strategies: Sequence[str], seeds: int) -> int:

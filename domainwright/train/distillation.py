@@ -17,13 +17,14 @@ Source: Hinton, Vinyals and Dean 2015, arXiv:1503.02531, section 2.
 Dimension key: N supervised tokens, K kept tokens, V vocabulary.
 """
 
+import ctypes
 import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from domainwright.models.kernels import cross_entropy
+from domainwright.models.kernels import address, cross_entropy, fast
 from domainwright.models.lesson import Lesson
 
 ROWS = 16
@@ -37,9 +38,30 @@ def blended(
 
     With `gradient`, the logits become the loss's gradient with respect to them, in place.
     """
+    if kernels := fast(logits_NV):
+        return _natively(kernels, logits_NV, labels_N, lesson, gradient)
     parts = [slice(n, n + ROWS) for n in range(0, len(logits_NV), ROWS)] or [slice(0)]
     losses = [_blended(logits_NV[x], labels_N[x], lesson.at(x), gradient) for x in parts]
     return torch.cat(losses)
+
+
+def _natively(
+    kernels: Any, logits_NV: Tensor, labels_N: Tensor, lesson: Lesson, gradient: bool
+) -> Tensor:
+    rows, width = logits_NV.shape
+    losses_N = torch.empty(rows)
+    # Held by name: an address does not keep a tensor alive.
+    labels, ids = labels_N.contiguous(), lesson.ids_NK.int().contiguous()
+    logs, rest = lesson.logs_NK.contiguous(), lesson.rest_N.contiguous()
+    kernels.dw_imitate(
+        *(ctypes.c_long(n) for n in (rows, width, ids.shape[1])),
+        *(address(x) for x in (logits_NV, labels, ids, logs, rest)),
+        ctypes.c_float(lesson.weight),
+        ctypes.c_float(lesson.temperature),
+        address(losses_N),
+        ctypes.c_long(gradient),
+    )
+    return losses_N
 
 
 def _blended(logits_NV: Tensor, labels_N: Tensor, lesson: Lesson, gradient: bool) -> Tensor:

@@ -13,7 +13,7 @@ from domainwright.prompting._sources import PromptSettings
 from domainwright.studies import _probes as probes
 from domainwright.studies import plan as plans
 from domainwright.studies import tune as tuning
-from domainwright.studies._prompt_tokens import item_tokens
+from domainwright.studies._prompt_tokens import item_tokens, preparing_tokens
 from domainwright.studies.api import decide, train_method
 from domainwright.studies.plan import Plan
 from domainwright.studies.plan_table import plan_lines, plan_rows
@@ -157,6 +157,21 @@ def test_a_prompt_has_its_examples_and_passages_and_no_more_than_there_is_room(s
     study.prompting = PromptSettings(examples=1)
     shown = ("few_shot" in strategy) + 3 * ("rag" in strategy)
     assert item_tokens(strategy, study, data, 30) == 30 + 30 * shown
+
+
+def test_what_is_read_before_anything_is_asked_counts():
+    row, page = object(), SimpleNamespace(text="a" * 400)
+    split = SimpleNamespace(train=[row] * 2000, dev=[row] * 40)
+    data = SimpleNamespace(split=split, documents=[page] * 3)
+    passages = 3 * 100 * 150 / 128  # they overlap
+    assert preparing_tokens(["zero_shot", "lora", "few_shot_random"], data, 30) == (0, 0)
+    assert preparing_tokens(["few_shot", "lora+few_shot"], data, 30) == (1500 * 30, 0)
+    assert preparing_tokens(["lora+rag"], data, 30) == pytest.approx((passages, 0))
+    found = preparing_tokens(["rag_few_shot", "instructed"], data, 30)
+    assert found == pytest.approx((passages + 1500 * 30, 9 * 32 * 30))
+    data.documents = []
+    assert preparing_tokens(["rag"], data, 30) == (2000 * 30, 0)
+    assert preparing_tokens(["rag"], data, 900) == (2000 * 256, 0)  # as the encoder cuts them
 
 
 def test_a_budget_that_is_far_too_small_is_said_to_be(study):

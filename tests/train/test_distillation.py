@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from domainwright.models import native
 from domainwright.models.lesson import Lesson
 from domainwright.train import loss as loss_head
 from domainwright.train.distillation import blended
@@ -20,7 +21,7 @@ V = 320
 
 def lesson_of(logits_NV, top, weight=0.4, temperature=2.0):
     logs = (logits_NV / temperature).log_softmax(1)
-    kept = logs.topk(top or V, dim=1)
+    kept = logs.topk(top or logs.shape[1], dim=1)
     rest = logs.scatter(1, kept.indices, -torch.inf).logsumexp(1)
     return Lesson(kept.indices.int(), kept.values, rest, weight, temperature)
 
@@ -84,6 +85,31 @@ def test_a_tail_that_the_student_all_but_rules_out_is_a_number():
     # What is taken from the one token is shared out equally among the others.
     torch.testing.assert_close(logits[0, 1:], torch.full((V - 1,), -tail / (V - 1)))
     assert float(logits.sum()) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.skipif(native.library() is None, reason=f"no native kernels: {native.reason()}")
+@pytest.mark.parametrize(("weight", "temperature"), [(0.4, 2.0), (1.0, 1.0), (0.9, 0.5)])
+@pytest.mark.parametrize("top", [1, 5, 64, None])
+@pytest.mark.parametrize("width", [V, 1003])
+def test_the_native_loss_is_the_plain_one(weight, temperature, top, width):
+    """Of the same numbers in bfloat16, with tails that one side all but rules out."""
+    source = torch.Generator().manual_seed(0)
+    mine, teacher = (3 * torch.randn(9, width, generator=source) for _ in range(2))
+    mine[1, 0], teacher[1, 0] = 200.0, 8.0  # the student has no tail
+    mine[2, 1], teacher[2, 0] = 40.0, 8.0  # and is sure of another token
+    mine[3, 2], teacher[3, 2] = 3.0, 90.0  # the teacher has none
+    mine = mine.bfloat16()
+    labels = torch.tensor([0, 5, 1, 2, 7, width - 1, 3, 0, 8])
+    lesson = lesson_of(teacher, top, weight, temperature)
+    got_pull = mine.clone()
+    got = blended(got_pull, labels, lesson, gradient=True)
+    alone = blended(mine.clone(), labels, lesson)
+    want_pull = mine.float()  # float32 takes the plain way, and rounds nothing
+    want = blended(want_pull, labels, lesson, gradient=True)
+    torch.testing.assert_close(got, want, rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(alone, want, rtol=2e-5, atol=2e-5)
+    # What is written is rounded to bfloat16.
+    torch.testing.assert_close(got_pull.float(), want_pull, rtol=2**-8, atol=1e-6)
 
 
 def taught_rows(teacher, rows, top, weight=0.4):

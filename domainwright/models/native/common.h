@@ -19,6 +19,13 @@ static inline __m512 load(const bf16* p) {
       _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
 }
 
+static inline float number(bf16 x) {
+  const uint32_t bits = (uint32_t)x << 16;
+  float f;
+  std::memcpy(&f, &bits, 4);
+  return f;
+}
+
 static inline __m256i rounded(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
 
 static inline void store(bf16* p, __m512 x) { _mm256_storeu_si256((__m256i*)p, rounded(x)); }

@@ -112,12 +112,6 @@ void dw_cross_entropy(long rows, long V, bf16* logits, const long* labels, float
   for (long r = 0; r < rows; ++r) {
     bf16* row = logits + r * V;
     const long whole = V / LANES * LANES;
-    const auto number = [](bf16 x) {
-      const uint32_t bits = (uint32_t)x << 16;
-      float f;
-      std::memcpy(&f, &bits, 4);
-      return f;
-    };
     __m512 tops = _mm512_set1_ps(-INFINITY);
     for (long i = 0; i < whole; i += LANES) tops = _mm512_max_ps(tops, load(row + i));
     float top = _mm512_reduce_max_ps(tops);
