@@ -28,7 +28,14 @@ from domainwright.studies._choice import (
 from domainwright.studies._gate import MOST_DEVELOPMENT, MOST_ROWS
 from domainwright.studies._longest import longest_answer
 from domainwright.studies._names import is_gated, is_tasked, ungated
-from domainwright.studies._probes import Probed, probe_methods, race_of, searches, step_seconds
+from domainwright.studies._probes import (
+    Probed,
+    Race,
+    probe_methods,
+    race_of,
+    searches,
+    step_seconds,
+)
 from domainwright.studies._prompt_tokens import item_tokens, preparing_tokens
 from domainwright.studies._repeats import affordable_seeds, told_of_folds, trainings
 from domainwright.studies._retriever import tuning_tokens
@@ -50,6 +57,7 @@ MOST_ITEMS, FEWEST_ITEMS = 200, 20
 FEWEST_STEPS = 10
 ASK_SHARE, TRAIN_SHARE = 0.45, 0.45
 """Shares of the budget that is left after retention, checks and search; the rest reads data."""
+NO_RACE = "No search: the budget has time for one training run, of lora."
 LATE = 1.2
 """A plan this many times over the budget says so."""
 
@@ -146,31 +154,27 @@ def make_plan(
     retention = (RETENTION_TOKENS + retention_tokens) / read
     looks = sum(decide(base, *probed[m][:2], 1, probed[m][2]).check_seconds for m in methods)
     writing = _writing_seconds(study, read, write) if methods else 0.0
-    spent += time.perf_counter() - begun  # the probes are the study's too
     aside = spent + writing + _preparing_seconds(strategies, data, mean_tokens, read)
+    aside += time.perf_counter() - begun  # the probes are the study's too
     written = new_tokens / write if write else 0.0
     once = {s: item_tokens(s, study, data, mean_tokens) / read + written for s in strategies}
     fixed = aside + (1 + len(methods)) * retention + trainings(1, folds) * looks
     fixed += further(study, data, study.evaluate.items or MOST_ITEMS)[0] * sum(once.values())
-    budget = study.budget.minutes * 60
-    left = max(0.5 * budget, budget - fixed)
+    left = max(30 * study.budget.minutes, 60 * study.budget.minutes - fixed)
     seeds = study.seeds or _seeds(study, base, data, probed, left, looks, strategies, once)
     per_item = {s: _asked(s, strategies, seeds) * seconds for s, seconds in once.items()}
     items, notes = _items(study, len(data.to_ask), left, sum(per_item.values()), folds)
     turns, untold = further(study, data, items)
     asking = {s: per_item[s] * items + once[s] * turns for s in strategies}
-    # What asking leaves of its share is training's: all items may be asked long before.
-    training = max(TRAIN_SHARE * left, (ASK_SHARE + TRAIN_SHARE) * left - sum(asking.values()))
+    training = _for_training(left, sum(asking.values()))
     share = training / trainings(seeds, folds) / runs_a_method(strategies, study.apart.begin)
     steps, more = _steps(study, base, len(train), share, probed)
     field: tuple[Candidate, ...] = ()
     if searches(study) and methods and not folds:
         # The race and one run for each further seed share the time.
-        race = race_of(study, base, data, general, probed, training / seeds)
-        more = [*more, "No search: the budget has time for one training run, of lora."]
-        if race:
-            field, steps, more = race.field, race.steps, list(race.notes)
-            probed = probed | race.probed
+        none = Race(field=(), steps=steps, probed=probed, notes=(*more, NO_RACE))
+        race = race_of(study, base, data, general, probed, training / seeds) or none
+        field, steps, probed, more = race.field, race.steps, probed | race.probed, [*race.notes]
     runs = {m: decide(base, x[0], x[1], steps, x[2]) for m, x in probed.items()}
     times = _runs_in(field) - 1 + trainings(seeds, folds)
     planned = _strategies(study, data, strategies, runs, asking, retention, times)
@@ -190,6 +194,11 @@ def make_plan(
         minutes=minutes,
         notes=(*told, *notes, *untold, *more, *_over(study, minutes)),
     )
+
+
+def _for_training(left: float, asking: float) -> float:
+    """Seconds: of those that are left, training's share and what asking leaves of its own."""
+    return max(TRAIN_SHARE * left, (ASK_SHARE + TRAIN_SHARE) * left - asking)
 
 
 def _over(study: StudySettings, minutes: float) -> list[str]:

@@ -7,6 +7,8 @@
 P: parameters of the blocks' linear layers; V·D: the head; q: width of all attention layers
 together. Forward and input gradients are 2 each (methods.md §10.4), causal attention 7/2 of
 2·q·s². Only the two rates are measured, so the line holds for other lengths and label shares.
+Tokens that several rows begin with count once, as a pass reads them; documents of the probe
+begin with different ones, or it would time passes that are shorter than they look.
 
 The adapter that is probed is one of its own and the rows are whole training documents, so the
 pass is the run's: same hooks, same kernels, same optimiser, same penalties and noise.
@@ -23,6 +25,7 @@ import torch
 from domainwright.methods._adapter import Adapter
 from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow
+from domainwright.models.tree import grow
 from domainwright.train import checkpoint
 from domainwright.train.job import Job
 from domainwright.train.loss import BLOCK
@@ -62,6 +65,8 @@ class Costs:
     checkpoint_seconds: float
     kept_mib: float
     """Copy of the best state, and the mean where states are averaged."""
+    apart: bool = False
+    """Whether every row is read whole: noise is drawn for each."""
 
     def peak_mib(self, tokens: int, watched: int) -> float:
         """Peak with `tokens` in the largest training pass, `watched` in the largest check."""
@@ -72,15 +77,29 @@ class Costs:
         return self.seconds_per_pass * passes + self.seconds_per_flop * flops
 
 
-def work(base: Base, rows: Sequence[TrainRow]) -> float:
-    """FLOPs of training passes over `rows`."""
+def work(base: Base, rows: Sequence[TrainRow], *, apart: bool = False) -> float:
+    """FLOPs of one training pass over `rows`."""
     linear = sum(x.inputs * x.outputs for x in base.hooks.linears)
     width = sum(x.outputs if x.point in ("q", "qkv") else 0 for x in base.hooks.linears)
-    head = base.head_VD.numel()
-    return sum(
-        4.0 * linear * len(r.ids) + 4.0 * head * r.targets + 7.0 * width * len(r.ids) ** 2
-        for r in rows
+    parts = _parts(base, rows, apart)
+    return (
+        4.0 * linear * sum(stop - start for start, stop in parts)
+        + 4.0 * base.head_VD.numel() * sum(r.targets for r in rows)
+        + 7.0 * width * sum(stop**2 - start**2 for start, stop in parts)
     )
+
+
+def tokens_read(base: Base, rows: Sequence[TrainRow], *, apart: bool = False) -> int:
+    """Tokens of one pass over `rows`."""
+    return sum(stop - start for start, stop in _parts(base, rows, apart))
+
+
+def _parts(base: Base, rows: Sequence[TrainRow], apart: bool) -> list[tuple[int, int]]:
+    """(first position, end) of all that a pass reads; what rows begin with together is one part."""
+    if apart or base.feeding == "single":
+        return [(0, len(row.ids)) for row in rows]
+    tree = grow([tuple(row.ids) for row in rows])
+    return [(d, d + len(own)) for d, own in zip(tree.depths, tree.documents, strict=True)]
 
 
 def probe(
@@ -114,10 +133,11 @@ def probe(
 
         resident = meter.reset()
         with adapter.attached(), recomputed(base, recompute):
-            step(_cut(rows, WARM, WARM))
+            apart = base.hooks.dropping or bool(settings.neftune or settings.r_drop)
+            step(_cut(base, rows, WARM, WARM))
             job = replace(job, micro_tokens=TIMED)
-            few, many = _sizes(base, step(_cut(rows, TIMED, PIECE)) / TIMED)
-            small, large = _cut(rows, few, PIECE), _cut(rows, many, many)
+            few, many = _sizes(base, step(_cut(base, rows, TIMED, PIECE)) / TIMED)
+            small, large = _cut(base, rows, few, PIECE), _cut(base, rows, many, many)
             # Adapter, gradients and optimiser; measured here, before the allocator has gaps.
             state = max(0.0, meter.reset() - resident)
             peaks, seconds = [], []
@@ -127,9 +147,8 @@ def probe(
                 job = replace(job, micro_tokens=tokens)
                 held = meter.reset()
                 step([_labelled(r) for r in documents])
-                # Again for the time: the first pass of a size pays for its memory. Twice, for
-                # whatever else happens on the machine only ever adds. The peak is that of all,
-                # for freed memory is not all found again.
+                # Again for the time: the first pass of a size pays for its memory. Twice: what
+                # else happens only ever adds. The peak is that of all: freed memory has gaps.
                 seconds.append(min(step(documents), step(documents)))
                 peaks.append((tokens, meter.peak_mib() - held))
             held = meter.reset()
@@ -140,8 +159,7 @@ def probe(
         saved = _checkpoint_seconds(job, optimiser)
     training = Line.through(*peaks)
     per_pass, per_flop = _rates(work(base, small), seconds[0], work(base, large), seconds[1])
-    states = 1 if settings.average is None else 2
-    kept = states * sum(x.nbytes for x in adapter.state_dict().values())
+    kept = (1 if settings.average is None else 2) * _bytes_of(adapter)
     return Costs(
         resident_mib=resident,
         # What the optimiser and the gradients hold between the steps is part of the run.
@@ -152,7 +170,12 @@ def probe(
         reading_seconds_per_token=reading / peaks[1][0],
         checkpoint_seconds=saved,
         kept_mib=kept / 2**20,
+        apart=apart,
     )
+
+
+def _bytes_of(adapter: Adapter) -> int:
+    return int(sum(x.nbytes for x in adapter.state_dict().values()))
 
 
 def _reading_seconds(job: Job, documents: Sequence[TrainRow]) -> float:
@@ -178,15 +201,19 @@ def _rates(few: float, few_seconds: float, many: float, many_seconds: float) -> 
     return per_pass, per_flop
 
 
-def _cut(rows: Sequence[TrainRow], tokens: int, longest: int) -> list[TrainRow]:
-    """Documents of at most `longest` tokens with `tokens` in all, the rows again if need be."""
+def _cut(base: Base, rows: Sequence[TrainRow], tokens: int, longest: int) -> list[TrainRow]:
+    """Documents of at most `longest` tokens with `tokens` in all, the rows again if need be.
+
+    Each begins with a token of its own, so that none is read as the beginning of another.
+    """
     chosen: list[TrainRow] = []
     while tokens > 1:
         for row in rows:
             size = min(len(row.ids), longest, tokens)
             if size < 2:
                 continue
-            cut = replace(row, ids=row.ids[:size], supervised=row.supervised[:size])
+            ids = [len(chosen) % base.vocabulary, *row.ids[1:size]]
+            cut = replace(row, ids=ids, supervised=row.supervised[:size])
             chosen.append(_taught(cut))
             tokens -= size
             if tokens < 2:

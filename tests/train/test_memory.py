@@ -11,12 +11,13 @@ import torch
 from domainwright.core.errors import CapabilityError
 from domainwright.methods import METHODS
 from domainwright.train import fit, memory, step
+from domainwright.train import probe as probe_module
 from domainwright.train.fit import Wish
 from domainwright.train.loop import Interrupted, train
 from domainwright.train.loss import batch_of, summed_loss
 from domainwright.train.memory import Line, halved, out_of_memory
 from domainwright.train.order import Order, micro_batches
-from domainwright.train.probe import Costs, probe, work
+from domainwright.train.probe import Costs, probe, tokens_read, work
 from domainwright.train.recompute import blocks, recomputed
 from domainwright.train.settings import TrainSettings
 from domainwright.train.step import take_step, within_memory
@@ -424,3 +425,23 @@ def test_a_line_goes_through_its_points_and_never_falls():
     assert line.tokens(70.0) == 300 and line.tokens(5.0) == 0
     flat = Line.through((100, 80.0), (300, 70.0))
     assert flat.at(10**6) == 70.0 and flat.tokens(71.0) == 10**9
+
+
+def test_what_rows_begin_with_together_counts_once():
+    """As a pass reads it; each row's own tokens attend to it all the same."""
+    base = tiny_base()
+    long, other = train_rows((20, 20))
+    twin = replace(long, ids=[*long.ids[:15], *other.ids[15:]])
+    assert tokens_read(base, [long, twin]) == 25
+    assert tokens_read(base, [long, twin], apart=True) == 40
+    saved = work(base, [long, twin], apart=True) - work(base, [long, twin])
+    alone = replace(long, ids=long.ids[:15], supervised=[False] * 15)
+    assert saved == pytest.approx(work(base, [alone]))
+    assert work(base, [long, other]) == pytest.approx(work(base, [long]) + work(base, [other]))
+
+
+def test_no_document_of_a_probe_is_the_beginning_of_another():
+    """Rows alike, or one row again and again, would be read once: in no time, and little room."""
+    base, row = tiny_base(), train_rows((9,))[0]
+    chosen = probe_module._cut(base, [row, row], 60, 8)
+    assert len(chosen) > 6 and tokens_read(base, chosen) == sum(len(r.ids) for r in chosen)
