@@ -81,7 +81,8 @@ def page(lines: list[dict[str, Any]]) -> str:
         "# Planted worlds\n\n"
         "Small domains whose right verdict is known by construction, decided with\n"
         "`strategies: auto` in a budget of 4 to 6 minutes on smollm2-135m.\n"
-        "`python -m tests.worlds` runs them; every study is a line of `bench/worlds.jsonl`. The goal is 19 of 20 seeds.\n\n"
+        "`python -m tests.worlds` runs them; every study is a line of `bench/worlds.jsonl`.\n"
+        "The goal is 19 of 20 seeds.\n\n"
         "| world | what is planted | right | minutes a study |\n| --- | --- | ---: | ---: |\n"
     )
     rows, wrong = [], []

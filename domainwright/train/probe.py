@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -147,9 +148,9 @@ def probe(
                 job = replace(job, micro_tokens=tokens)
                 held = meter.reset()
                 step([_labelled(r) for r in documents])
-                # Again for the time: the first pass of a size pays for its memory. Twice: what
-                # else happens only ever adds. The peak is that of all: freed memory has gaps.
-                seconds.append(min(step(documents), step(documents)))
+                # Again for the time: the first pass of a size pays for its memory. Three times,
+                # for one may be disturbed. The peak is that of all: freed memory has gaps.
+                seconds.append(median(step(documents) for _ in range(3)))
                 peaks.append((tokens, meter.peak_mib() - held))
             held = meter.reset()
             # Products that were compiled for these sizes stay, too.

@@ -133,7 +133,7 @@ def test_training_takes_what_asking_leaves(study, monkeypatch):
     monkeypatch.setattr(plans, "step_seconds", lambda *_: 1.0)
     found = plan(study, "budget.minutes=1", "train.steps=null", "train.epochs=500")
     asked = sum(s.ask_minutes for s in found.strategies)
-    assert asked < 0.01 and plans.TRAIN_SHARE * 60 < 40 < found.steps <= 0.9 * 60
+    assert asked < 0.01 and plans.TRAIN_SHARE * 60 < 38 < found.steps <= plans.BOTH * 60
 
 
 @pytest.mark.parametrize(
