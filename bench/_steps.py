@@ -112,6 +112,37 @@ def write_steps(
     return path
 
 
+def rows_of(documents: Sequence[dict[str, Any]]) -> list[Any]:
+    """The documents of one step, as our loop takes them."""
+    from domainwright.models.forms import TrainRow
+
+    return [
+        TrainRow(str(i), d["input_ids"], [label != -100 for label in d["labels"]])
+        for i, d in enumerate(documents)
+    ]
+
+
+def job_of(base: Any, adapter: Any, folder: Path, steps: int, rate: float, micro: int) -> Any:
+    """A job for `take_step`: constant rate, nothing watched."""
+    from domainwright.train.loop import Job
+    from domainwright.train.settings import TrainSettings
+
+    return Job(
+        base=base,
+        adapter=adapter,
+        rows=[],
+        development=[],
+        general=[],
+        settings=TrainSettings(schedule="constant", warmup_share=0.0),
+        steps=steps,
+        learning_rate=rate,
+        micro_tokens=micro,
+        seed=0,
+        folder=folder,
+        run_hash="bench",
+    )
+
+
 def _document(row: Any) -> dict[str, list[int]]:
     labels = [
         t if on and i else -100

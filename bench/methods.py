@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench._report import add_options, machine_facts, note, publish, refuse_when_busy, spread
-from bench._steps import MODELS, PROFILES, facts_of, model_folder, write_steps
+from bench._steps import MODELS, PROFILES, facts_of, job_of, model_folder, rows_of, write_steps
 
 WARM = 2
 """Rounds that are not counted: the first of each length compiles its products."""
@@ -82,15 +82,10 @@ def measured(
     from domainwright.core.errors import DomainwrightError
     from domainwright.methods import METHODS
     from domainwright.models.base import load_base
-    from domainwright.models.forms import TrainRow
-    from domainwright.train.loop import Job, take_step
-    from domainwright.train.settings import TrainSettings
+    from domainwright.train.loop import take_step
 
     base = load_base(model)
-    given = [
-        TrainRow(str(i), row["input_ids"], [label != -100 for label in row["labels"]])
-        for i, row in enumerate(rows)
-    ]
+    given = rows_of(rows)
     sides: dict[str, tuple[Any, Any]] = {}
     for name in names:
         method = METHODS.get(name)
@@ -99,20 +94,7 @@ def measured(
         except DomainwrightError as error:
             note(f"{name}: {error}")
             continue
-        job = Job(
-            base=base,
-            adapter=adapter,
-            rows=[],
-            development=[],
-            general=[],
-            settings=TrainSettings(schedule="constant", warmup_share=0.0),
-            steps=WARM + options.rounds,
-            learning_rate=1e-6,
-            micro_tokens=2048,
-            seed=0,
-            folder=folder / name,
-            run_hash="bench",
-        )
+        job = job_of(base, adapter, folder / name, WARM + options.rounds, 1e-6, 2048)
         sides[name] = job, torch.optim.AdamW(adapter.parameters(), lr=1e-6, fused=True)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(WARM + options.rounds):

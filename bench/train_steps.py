@@ -24,6 +24,8 @@ from pathlib import Path
 
 import torch
 
+from bench._steps import job_of, rows_of
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -37,9 +39,7 @@ def main() -> None:
 
     from domainwright.methods.lora import Lora, LoraSettings
     from domainwright.models.base import load_base
-    from domainwright.models.forms import TrainRow
-    from domainwright.train.loop import Job, take_step
-    from domainwright.train.settings import TrainSettings
+    from domainwright.train.loop import take_step
 
     torch.set_num_threads(options.threads)
     spec = json.loads(options.steps.read_text())
@@ -48,29 +48,11 @@ def main() -> None:
     if spec.get("init"):
         _start_from(adapter, options.steps.parent / spec["init"])
     adapter.attach()
-    steps = [
-        [
-            TrainRow(str(i), d["input_ids"], [label != -100 for label in d["labels"]])
-            for i, d in enumerate(step)
-        ]
-        for step in spec["steps"]
-    ]
+    steps = [rows_of(step) for step in spec["steps"]]
     parameters = list(adapter.parameters())
     optimiser = torch.optim.AdamW(parameters, lr=spec["lr"], weight_decay=0.0, fused=True)
-    job = Job(
-        base=base,
-        adapter=adapter,
-        rows=[],
-        development=[],
-        general=[],
-        settings=TrainSettings(schedule="constant", warmup_share=0.0),
-        steps=len(steps),
-        learning_rate=spec["lr"],
-        micro_tokens=options.micro_tokens,
-        seed=0,
-        folder=Path(tempfile.mkdtemp()),
-        run_hash="",
-    )
+    folder = Path(tempfile.mkdtemp())
+    job = job_of(base, adapter, folder, len(steps), spec["lr"], options.micro_tokens)
     losses, norms, seconds = [], [], []
     for number, rows in enumerate(steps):
         begun = time.perf_counter()

@@ -122,7 +122,7 @@ def per_step(base: Base, wish: Wish, costs: Costs, steps: int = STEPS) -> tuple[
         passes = passes_of(rows, general, micro)
         for group in ([*own, *more] for own, more in passes):
             largest = max(largest, tokens_read(base, group, apart=costs.apart))
-            seconds += costs.seconds(1, work(base, group, apart=costs.apart))
+            seconds += costs.seconds(work(base, group, apart=costs.apart))
     return seconds / counted, largest
 
 

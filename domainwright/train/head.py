@@ -70,5 +70,11 @@ class Pulls:
             values_nD += self.head.rows.pulled(pull_BV[:count], states_BD[:count])
 
     def gradients(self, scale: Tensor) -> list[Tensor | None]:
-        """Those of the first three parts, times `scale`; they can be asked for once."""
-        return [None if part is None else part.mul_(scale) for part in self._sums]
+        """Those of the first three parts, times `scale`, in their own dtypes."""
+        # Rounded as they are scaled: a head's weight is too large for a copy in between.
+        return [
+            None
+            if total is None or part is None
+            else torch.mul(total, scale, out=torch.empty_like(part))
+            for total, part in zip(self._sums, self.head[:3], strict=True)
+        ]

@@ -74,8 +74,9 @@ class Costs:
         over = max(self.training.at(tokens), self.reading.at(watched))
         return self.resident_mib + self.kept_mib + over
 
-    def seconds(self, passes: int, flops: float) -> float:
-        return self.seconds_per_pass * passes + self.seconds_per_flop * flops
+    def seconds(self, flops: float) -> float:
+        """Of one pass."""
+        return self.seconds_per_pass + self.seconds_per_flop * flops
 
 
 def work(base: Base, rows: Sequence[TrainRow], *, apart: bool = False) -> float:

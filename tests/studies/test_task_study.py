@@ -211,15 +211,20 @@ def test_prompts_that_end_with_a_space_and_several_right_answers(tmp_path, base)
     assert row[1]["content"].endswith("It is") and row[2]["content"] == " a"
 
 
-def test_marks_of_a_tasks_own_code_count(tmp_path, base, mine):
-    """Its function gives half a point to a choice beside the right one."""
-    (mine / "near.py").write_text(
+def with_marks(mine, marks):
+    """Let a function of the task dw_leaf mark what was picked."""
+    (mine / "own.py").write_text(
         "def marks(doc, results):\n"
         "    pick = max(range(len(results)), key=lambda n: results[n][0])\n"
-        "    return {'near': max(0.0, 1 - abs(pick - doc['answer']) / 2), 'acc': 0.0}\n"
+        f"    return {marks}\n"
     )
     with (mine / "dw_leaf.yaml").open("a") as file:
-        file.write("process_results: !function near.marks\n")
+        file.write("process_results: !function own.marks\n")
+
+
+def test_marks_of_a_tasks_own_code_count(tmp_path, base, mine):
+    """Its function gives half a point to a choice beside the right one."""
+    with_marks(mine, "{'near': max(0.0, 1 - abs(pick - doc['answer']) / 2), 'acc': 0.0}")
     near = {"evaluate": {"score": "near"}}
     decided = dw.decide(
         study(tmp_path, base, "dw_leaf", mine, strategies=["zero_shot"], **near), tmp_path / "run"
@@ -234,13 +239,7 @@ def test_marks_of_a_tasks_own_code_count(tmp_path, base, mine):
 
 def test_a_tasks_own_code_that_fails_on_an_answer_is_said_to_be_the_tasks(tmp_path, base, mine):
     """It marks the right answer, which is tried before the study, and no wrong one."""
-    (mine / "proud.py").write_text(
-        "def marks(doc, results):\n"
-        "    pick = max(range(len(results)), key=lambda n: results[n][0])\n"
-        "    return {'acc': 1 / int(pick == doc['answer'])}\n"
-    )
-    with (mine / "dw_leaf.yaml").open("a") as file:
-        file.write("process_results: !function proud.marks\n")
+    with_marks(mine, "{'acc': 1 / int(pick == doc['answer'])}")
     with pytest.raises(DataError, match=r"mark the answers.*division by zero"):
         dw.decide(
             study(tmp_path, base, "dw_leaf", mine, strategies=["zero_shot"]), tmp_path / "run"
