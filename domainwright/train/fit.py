@@ -15,7 +15,7 @@ from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow
 from domainwright.train.memory import MARGIN, budget_mib, largest_pass
 from domainwright.train.order import Order, micro_batches, passes_of, replayed_in_step, tokens_of
-from domainwright.train.probe import Costs, probe, tokens_read, work
+from domainwright.train.probe import Costs, probe, work
 from domainwright.train.settings import TrainSettings
 
 STEPS = 64
@@ -121,8 +121,9 @@ def per_step(base: Base, wish: Wish, costs: Costs, steps: int = STEPS) -> tuple[
         general = wish.general(step)
         passes = passes_of(rows, general, micro)
         for group in ([*own, *more] for own, more in passes):
-            largest = max(largest, tokens_read(base, group, apart=costs.apart))
-            seconds += costs.seconds(work(base, group, apart=costs.apart))
+            flops, tokens = work(base, group, apart=costs.apart)
+            largest = max(largest, tokens)
+            seconds += costs.seconds(flops)
     return seconds / counted, largest
 
 

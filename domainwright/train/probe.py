@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import torch
 
@@ -79,21 +80,20 @@ class Costs:
         return self.seconds_per_pass + self.seconds_per_flop * flops
 
 
-def work(base: Base, rows: Sequence[TrainRow], *, apart: bool = False) -> float:
-    """FLOPs of one training pass over `rows`."""
+class Work(NamedTuple):
+    flops: float
+    tokens: int
+
+
+def work(base: Base, rows: Sequence[TrainRow], *, apart: bool = False) -> Work:
+    """What one training pass over `rows` reads."""
     linear = sum(x.inputs * x.outputs for x in base.hooks.linears)
     width = sum(x.outputs if x.point in ("q", "qkv") else 0 for x in base.hooks.linears)
     parts = _parts(base, rows, apart)
-    return (
-        4.0 * linear * sum(stop - start for start, stop in parts)
-        + 4.0 * base.head_VD.numel() * sum(r.targets for r in rows)
-        + 7.0 * width * sum(stop**2 - start**2 for start, stop in parts)
-    )
-
-
-def tokens_read(base: Base, rows: Sequence[TrainRow], *, apart: bool = False) -> int:
-    """Tokens of one pass over `rows`."""
-    return sum(stop - start for start, stop in _parts(base, rows, apart))
+    tokens = sum(stop - start for start, stop in parts)
+    targets, pairs = sum(r.targets for r in rows), sum(b**2 - a**2 for a, b in parts)
+    flops = 4.0 * linear * tokens + 4.0 * base.head_VD.numel() * targets + 7.0 * width * pairs
+    return Work(flops, tokens)
 
 
 def _parts(base: Base, rows: Sequence[TrainRow], apart: bool) -> list[tuple[int, int]]:
@@ -160,7 +160,9 @@ def probe(
             read_mib = meter.peak_mib() - held
         saved = _checkpoint_seconds(job, optimiser)
     training = Line.through(*peaks)
-    per_pass, per_flop = _rates(work(base, small), seconds[0], work(base, large), seconds[1])
+    per_pass, per_flop = _rates(
+        work(base, small).flops, seconds[0], work(base, large).flops, seconds[1]
+    )
     kept = (1 if settings.average is None else 2) * _bytes_of(adapter)
     return Costs(
         resident_mib=resident,

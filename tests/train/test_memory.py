@@ -17,7 +17,7 @@ from domainwright.train.loop import Interrupted, train
 from domainwright.train.loss import batch_of, summed_loss
 from domainwright.train.memory import Line, halved, out_of_memory
 from domainwright.train.order import Order, micro_batches
-from domainwright.train.probe import Costs, probe, tokens_read, work
+from domainwright.train.probe import Costs, probe, work
 from domainwright.train.recompute import blocks, recomputed
 from domainwright.train.settings import TrainSettings
 from domainwright.train.step import take_step, within_memory
@@ -325,7 +325,7 @@ def test_a_prediction_is_the_sum_over_the_real_passes(tmp_path):
         rows = Order(job.rows, 3, 5).step(number)
         for group in micro_batches(rows, 30):
             passes, largest = passes + 1, max(largest, sum(len(r.ids) for r in group))
-        flops += work(base, rows)
+        flops += work(base, rows).flops
     assert found.train_seconds == pytest.approx(0.1 * passes + 1e-6 * flops + 3 * 2.0)
     assert found.check_seconds == pytest.approx(4 * 21 * 0.01)
     assert found.run_seconds == pytest.approx(found.train_seconds + 3 * 21 * 0.01)
@@ -346,7 +346,7 @@ def test_work_counts_what_the_profiler_counts():
     with adapter.attached(), FlopCounterMode(display=False) as counter:
         loss = summed_loss(base, *batch_of(base, rows))
         loss.backward()
-    assert counter.get_total_flops() == pytest.approx(work(base, rows), rel=0.15)
+    assert counter.get_total_flops() == pytest.approx(work(base, rows).flops, rel=0.15)
 
 
 def test_the_budget_decides_on_the_size_of_a_pass():
@@ -416,7 +416,7 @@ def test_a_probe_leaves_no_trace(tmp_path, recompute):
     assert torch.equal(torch.get_rng_state(), stream) and same(state_of(job), before)
     assert not job.base.hooks._on and not [b for b in blocks(job.base) if "forward" in b.__dict__]
     assert costs.resident_mib > 50 and costs.training.mib_per_token >= 0
-    assert costs.seconds(work(job.base, job.rows)) > 0 and costs.checkpoint_seconds > 0
+    assert costs.seconds(work(job.base, job.rows).flops) > 0 and costs.checkpoint_seconds > 0
 
 
 def test_a_line_goes_through_its_points_and_never_falls():
@@ -432,16 +432,16 @@ def test_what_rows_begin_with_together_counts_once():
     base = tiny_base()
     long, other = train_rows((20, 20))
     twin = replace(long, ids=[*long.ids[:15], *other.ids[15:]])
-    assert tokens_read(base, [long, twin]) == 25
-    assert tokens_read(base, [long, twin], apart=True) == 40
-    saved = work(base, [long, twin], apart=True) - work(base, [long, twin])
+    apart, together = work(base, [long, twin], apart=True), work(base, [long, twin])
+    assert (apart.tokens, together.tokens) == (40, 25)
     alone = replace(long, ids=long.ids[:15], supervised=[False] * 15)
-    assert saved == pytest.approx(work(base, [alone]))
-    assert work(base, [long, other]) == pytest.approx(work(base, [long]) + work(base, [other]))
+    assert apart.flops - together.flops == pytest.approx(work(base, [alone]).flops)
+    both = work(base, [long]).flops + work(base, [other]).flops
+    assert work(base, [long, other]).flops == pytest.approx(both)
 
 
 def test_no_document_of_a_probe_is_the_beginning_of_another():
     """Rows alike, or one row again and again, would be read once: in no time, and little room."""
     base, row = tiny_base(), train_rows((9,))[0]
     chosen = probe_module._cut(base, [row, row], 60, 8)
-    assert len(chosen) > 6 and tokens_read(base, chosen) == sum(len(r.ids) for r in chosen)
+    assert len(chosen) > 6 and work(base, chosen).tokens == sum(len(r.ids) for r in chosen)
