@@ -80,7 +80,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return value if isinstance(value, hint) else from_mapping(hint, value, where)
     if origin in (dict, Mapping) or hint is dict:
         if isinstance(value, Mapping):
-            return dict(value)
+            inner = arguments[1] if arguments else Any
+            return {k: _convert(inner, v, f"{where} {k}") for k, v in value.items()}
     elif hint is Any:
         return value
     elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):

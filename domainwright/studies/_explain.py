@@ -7,10 +7,16 @@ measured again must be the same.
 import math
 from collections.abc import Sequence
 
+from domainwright.maths.bootstrap import Interval
 from domainwright.studies import _format as f
 from domainwright.studies._limits import refusal
 from domainwright.studies._names import GATED, is_gated
-from domainwright.studies.records import Recommendation, StrategyResult
+from domainwright.studies.records import (
+    ConstantAnswer,
+    Difference,
+    Recommendation,
+    StrategyResult,
+)
 
 MOST = 20
 """Times the test set that is still worth proposing."""
@@ -26,6 +32,7 @@ def would_change(
     score: str,
     tested: int,
     max_forgetting: float,
+    constant: ConstantAnswer | None = None,
     whole: int | None = None,
     runs: float = 1.0,
 ) -> list[str]:
@@ -58,13 +65,15 @@ def would_change(
                     "domain, and with the untouched base everything else."
                 )
     for r in done:
-        needed = _items_needed(r, tested)
-        if needed is not None and r.difference:
-            said.append(
-                f"{r.name} is ahead of the untouched base by {unit.size(abs(r.difference.mean))}, "
-                f"which {f.count(tested)} test items cannot tell from luck; about "
-                f"{f.count(needed)} could."
-            )
+        lead = constant.leads.get(r.name) if constant else None
+        for ahead, of in ((r.difference, "the untouched base"), (lead, constant and constant.said)):
+            needed = _items_needed(ahead, tested)
+            if ahead is not None and needed is not None:
+                said.append(
+                    f"{r.name} is ahead of {of} by {unit.size(abs(ahead.mean))}, which "
+                    f"{f.count(tested)} test items cannot tell from luck; about "
+                    f"{f.count(needed)} could."
+                )
     return [*said, *_still_learning(done, whole, runs)]
 
 
@@ -97,14 +106,13 @@ def _ahead(r: StrategyResult, chosen: StrategyResult) -> bool:
     return r.score is not None and chosen.score is not None and r.score.mean > chosen.score.mean
 
 
-def _items_needed(r: StrategyResult, tested: int) -> int | None:
+def _items_needed(ahead: Interval | Difference | None, tested: int) -> int | None:
     """Test items with which a lead of this size would be decided: intervals shrink as 1/sqrt(n).
 
     None: it is decided, no lead, or out of all proportion.
     """
-    d = r.difference
-    if d is None or d.mean <= 0 or d.low > 0:
+    if ahead is None or ahead.mean <= 0 or ahead.low > 0:
         return None
-    times = ((d.mean - d.low) / d.mean) ** 2
+    times = ((ahead.mean - ahead.low) / ahead.mean) ** 2
     needed = math.ceil(tested * times / 10) * 10
     return needed if tested < needed <= MOST * tested else None

@@ -10,9 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from domainwright.core import machine
-from domainwright.core.artifacts import (
-    write_json,
-)
+from domainwright.core.artifacts import write_json
 from domainwright.core.config import as_mapping, from_mapping
 from domainwright.core.errors import CapabilityError, ConfigError, RunFailed
 from domainwright.core.lock import lock
@@ -52,6 +50,7 @@ from domainwright.studies._turns import OverTurns
 from domainwright.studies._written import write_study
 from domainwright.studies.by_task import by_task
 from domainwright.studies.confusion import answered, check_labels
+from domainwright.studies.constant import constant
 from domainwright.studies.costs import costs
 from domainwright.studies.data import StudyData
 from domainwright.studies.inflation import inflation
@@ -284,7 +283,10 @@ class _Study:
         study, base, limit = self.study, self.base, self.study.max_forgetting
         differences = compare(self.exam.items)
         results = [replace(r, difference=differences.get(r.name)) for r in results]
-        advice = recommend(results, self.exam.items, score=self.score, max_forgetting=limit)
+        same = constant(self.exam.items, self.data, self.score)
+        advice = recommend(
+            results, self.exam.items, score=self.score, max_forgetting=limit, constant=same
+        )
         curve = self.trainer.curve(results, advice.strategy)
         more = [*told(results), *_tasked.told(results, self.score)] + (
             [curve.advice] if curve else []
@@ -310,6 +312,7 @@ class _Study:
             score=self.score,
             tested=data.tested,
             max_forgetting=limit,
+            constant=same,
             whole=None
             if study.train.steps or data.folds
             else full_steps(len(self.data.split.train), study.train),
@@ -347,6 +350,7 @@ class _Study:
             transfer=moved,
             in_sequence=in_turn,
             inflation=inflation(self.exam.items, REFERENCE, self.data.given_away),
+            constant=same,
         )
         trained = [name for name, x in self.trainer.tuned.items() if isinstance(x, Tuned)]
         return write_study(self.folder, verdict, trained, list(self.exam.items), self.data.hash)

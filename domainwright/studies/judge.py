@@ -1,5 +1,6 @@
 """From marks to a verdict: paired statistics, and one sentence of advice."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,13 @@ from domainwright.maths.significance import detectable_measured, holm, mcnemar, 
 from domainwright.studies._format import fixed, unit
 from domainwright.studies._limits import refusal
 from domainwright.studies.entities import entity_scores
-from domainwright.studies.records import Difference, Recommendation, Retention, StrategyResult
+from domainwright.studies.records import (
+    ConstantAnswer,
+    Difference,
+    Recommendation,
+    Retention,
+    StrategyResult,
+)
 
 REFERENCE = "zero_shot"
 """The strategy that all others are compared with."""
@@ -88,9 +95,11 @@ def recommend(
     *,
     score: str,
     max_forgetting: float,
+    constant: ConstantAnswer | None = None,
 ) -> Recommendation:
     """The best strategy within the limits of what may be lost; among equals, the cheapest.
 
+    None that is not significantly better than the commonest answer, too, has learned anything.
     Equal: the paired interval of the best minus it contains zero and, for written answers, the
     best is not surer of the references. Cheapest: fewest tokens
     per answer, untrained before trained.
@@ -108,7 +117,18 @@ def recommend(
             else "No other strategy could be measured."
         )
         return _keep(eligible, score, reasons)
-    best = max(better, key=lambda r: r.score.mean if r.score else -np.inf)
+    learned = [r for r in better if not _constant_as_good(r, constant)]
+    if constant:
+        equals = sorted((r for r in better if r not in learned), key=_mean, reverse=True)
+        reasons += [
+            f"{r.name} and {constant.said} cannot be told apart "
+            f"({unit(score).changes(constant.leads[r.name])})."
+            for r in equals
+        ]
+        if not learned:
+            return _keep(eligible, score, reasons, constant)
+        eligible = [r for r in eligible if r not in equals]
+    best = max(learned, key=_mean)
     equal, compared = _equals(best, eligible, items, score)
     reasons += compared
     winner = min([best, *equal], key=_cost)
@@ -182,14 +202,37 @@ def _better(result: StrategyResult) -> bool:
     return d is not None and d.p_holm < ALPHA and d.mean > 0
 
 
-def _keep(eligible: Sequence[StrategyResult], score: str, reasons: list[str]) -> Recommendation:
+def _constant_as_good(result: StrategyResult, constant: ConstantAnswer | None) -> bool:
+    """Whether the commonest answer, given to every question, may do as well."""
+    if constant is None or result.name not in constant.leads:
+        return False
+    ahead = constant.leads[result.name]
+    return not (ahead.decided and ahead.mean > 0)
+
+
+def _mean(result: StrategyResult) -> float:
+    return result.score.mean if result.score else -math.inf
+
+
+def _keep(
+    eligible: Sequence[StrategyResult],
+    score: str,
+    reasons: list[str],
+    constant: ConstantAnswer | None = None,
+) -> Recommendation:
+    """Nothing is significantly better, or, with `constant`, nothing is better than that."""
     plain = next(r for r in eligible if r.name == REFERENCE)
+    than, level = "", _named(plain, score)
+    if constant:
+        of = unit(score)
+        than = f" than {constant.said}"
+        level = f"{of.label} {of.level(constant.score.mean)}; the base: {_score(plain, score)}"
     return Recommendation(
         strategy=plain.name,
         reasons=reasons,
         sentence=(
-            f"Keep the untouched base with a plain prompt: no strategy is significantly better "
-            f"({_named(plain, score)})."
+            f"Keep the untouched base with a plain prompt: no strategy is significantly better"
+            f"{than} ({level})."
         ),
     )
 

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal
 
 from domainwright.core.config import from_mapping
@@ -296,6 +297,29 @@ class Data:
     """Task of lm-eval -> its version, where the study is about such tasks; empty: own files."""
 
 
+QUOTED = 40
+"""Characters of an answer that a sentence quotes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConstantAnswer:
+    """The commonest answer of the training rows, given to every test item."""
+
+    answers: dict[str, str]
+    """Task -> answer; "" for items of no task of its own."""
+    score: Interval
+    leads: dict[str, Interval]
+    """Strategy -> by how much it is better, paired."""
+
+    @property
+    def said(self) -> str:
+        """What it is called in a sentence."""
+        if len(set(self.answers.values())) > 1:
+            return "always giving the commonest answer of each task"
+        answer = shorten(next(iter(self.answers.values())), QUOTED, placeholder="…")
+        return f"always answering “{answer}”"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recommendation:
     strategy: str
@@ -342,6 +366,8 @@ class Verdict:
     """None: not asked for."""
     inflation: list[Inflation] = field(default_factory=list)
     """What training rows that give test rows away did, where they were kept."""
+    constant: ConstantAnswer | None = None
+    """None: no two training rows have one answer, or the items are not answered in words."""
     schema: int = SCHEMA
 
     def as_json(self) -> dict[str, Any]:

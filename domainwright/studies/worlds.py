@@ -5,6 +5,7 @@
     ceiling      the untouched base is right already             nothing may be changed
     scarce       a handful of rows                               nothing may be claimed
     noise        answers drawn by lot                            nothing may be claimed
+    lopsided     the same, but most answers are one              nothing may be claimed
     paraphrased  every fact asked in many ways in training       tuning catches up with retrieval
     costly       what is gained costs general ability            the gain must be refused
 
@@ -190,6 +191,13 @@ def _noise(rng: np.random.Generator) -> dict[str, Any]:
     return {"train": _desk_rows(notes, [int(x) for x in rng.integers(0, 4, len(notes))])}
 
 
+def _lopsided(rng: np.random.Generator) -> dict[str, Any]:
+    """To answer always the same brings two thirds, and there is nothing else to be learned."""
+    notes = _notes(rng, 320)
+    drawn = rng.choice(4, size=len(notes), p=(0.1, 0.1, 0.7, 0.1))
+    return {"train": _desk_rows(notes, [int(x) for x in drawn])}
+
+
 def _scarce(rng: np.random.Generator) -> dict[str, Any]:
     made = _convention(rng)["train"][:36]
     data = {"train": "train.jsonl", "test_share": 0.2, "folds": None}
@@ -271,6 +279,7 @@ WORLDS = {
         World("ceiling", "the base is right already", _ceiling, _nothing_claimed),
         World("scarce", "a handful of rows", _scarce, _nothing_claimed),
         World("noise", "answers drawn by lot", _noise, _nothing_claimed),
+        World("lopsided", "answers by lot, most of them one", _lopsided, _nothing_claimed),
         World("paraphrased", "every fact asked in many ways", _paraphrased, _caught_up),
         World("costly", "a gain that forgets too much", _costly, _no_tuning),
     )

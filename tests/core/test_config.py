@@ -123,3 +123,14 @@ def test_a_missing_setting_is_named():
 def test_something_else_than_settings_is_refused(data):
     with pytest.raises(ConfigError, match="not a set of settings"):
         from_mapping(Outer, data, "study.yaml")
+
+
+def test_records_in_a_mapping_are_records():
+    @dataclass
+    class Several:
+        named: dict[str, Inner]
+
+    found = from_mapping(Several, {"named": {"a": {"rate": 1}}}, "f")
+    assert found == Several({"a": Inner(rate=1.0)})
+    with pytest.raises(ConfigError, match="f named a rank is 'x'"):
+        from_mapping(Several, {"named": {"a": {"rank": "x"}}}, "f")

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from domainwright.studies._explain import would_change
-from domainwright.studies.records import Difference, Recommendation
+from domainwright.studies.records import ConstantAnswer, Difference, Recommendation
 from tests.studies import verdicts
 
 
@@ -55,6 +55,20 @@ def test_an_undecided_lead_names_the_items_that_would_decide_it():
     assert said([base, lead(0.04, 0.03)], "zero_shot") == []  # decided
     assert said([base, lead(-0.04, 0.08)], "zero_shot") == []  # behind
     assert said([base, lead(0.01, 0.2)], "zero_shot") == []  # four hundred times the items
+
+
+def test_an_undecided_lead_over_the_commonest_answer_names_them_too():
+    base, lora = verdicts.result("zero_shot", 0.2, None), verdicts.result("lora", 0.6, 0.4)
+    same = ConstantAnswer(
+        answers={"": "fine"},
+        score=verdicts.interval(0.56, 0.1),
+        leads={"lora": verdicts.interval(0.04, 0.08), "zero_shot": verdicts.interval(-0.36, 0.1)},
+    )
+    (sentence,) = said([base, lora], "zero_shot", constant=same)
+    assert sentence == (
+        "lora is ahead of always answering “fine” by 0.04, which 60 test items cannot tell from "
+        "luck; about 240 could."
+    )
 
 
 def learning(name, *, steps=60, best=60, last=1.6, **changes):

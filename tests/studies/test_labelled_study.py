@@ -77,6 +77,10 @@ def test_a_head_learns_the_labels_and_likelihood_scores_them(headed):
     assert {r.status for r in by_name.values()} == {"done"}
     assert (verdict.task, verdict.data.sources[0].format) == ("choices", "labelled")
     assert by_name["lora"].score.mean >= 0.75
+    # Three labels of equal share: whichever is named, a third of the items has it.
+    assert set(verdict.constant.answers.values()) < set(KINDS)
+    assert verdict.constant.score.mean == pytest.approx(1 / 3, abs=0.2)
+    assert verdict.constant.leads["lora"].low > 0
     items = prompts_of(run, "lora")
     assert {x.reference for x in items} == set(KINDS)
     assert {x.tokens_out for x in items} == {0}  # the head answered

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from domainwright.studies.study import read_study
-from domainwright.studies.worlds import WORLDS, write_world
+from domainwright.studies.worlds import PEOPLE, WORLDS, write_world
 from tests.studies import verdicts
 from tests.studies.world import read_lines
 from tests.worlds import page
@@ -42,6 +42,15 @@ def test_noise_has_no_signal(tmp_path):
     assert set(counts) == {0, 1, 2, 3} and max(counts.values()) < 110
 
 
+def test_most_answers_of_the_lopsided_world_are_one_and_follow_from_nothing(tmp_path):
+    found = rows("lopsided", tmp_path)
+    counts = Counter(row["answer"] for row in found)
+    assert set(counts) == {0, 1, 2, 3} and 0.6 < max(counts.values()) / len(found) < 0.8
+    for who in PEOPLE.split():
+        own = Counter(row["answer"] for row in found if who in row["question"])
+        assert own.most_common(1)[0][0] == 2 and len(own) > 1
+
+
 def test_the_desk_of_the_convention_follows_from_who_asked(tmp_path):
     desks = {}
     for row in rows("convention", tmp_path):
@@ -70,7 +79,7 @@ def test_the_right_answer_of_a_choice_is_the_sensible_one(tmp_path):
 @pytest.mark.parametrize(
     ("best", "right"),
     [
-        ("zero_shot", {"ceiling", "scarce", "noise", "costly", "paraphrased"}),
+        ("zero_shot", {"ceiling", "scarce", "noise", "lopsided", "costly", "paraphrased"}),
         ("rag", {"changing", "costly", "paraphrased"}),
         ("lora", {"convention", "paraphrased"}),
         ("lora+rag", {"changing", "convention", "paraphrased"}),
