@@ -15,7 +15,14 @@ from domainwright.studies._replay import planned_rows
 from domainwright.studies._watched import limit
 from domainwright.studies.data import StudyData
 from domainwright.studies.records import Candidate
-from domainwright.studies.search import FACTORS, FAMILIES, candidates, size_of_race
+from domainwright.studies.search import (
+    FACTORS,
+    FAMILIES,
+    VISITS,
+    candidates,
+    further_looks,
+    size_of_race,
+)
 from domainwright.studies.study import StudySettings
 from domainwright.studies.tune import full_steps, preflight, wish_of
 from domainwright.train.fit import Wish, decide, measure, per_step
@@ -41,6 +48,8 @@ class Race:
     steps: int
     probed: Probed
     notes: tuple[str, ...]
+    aside: float = 0.0
+    """Seconds beside the candidates' steps."""
 
 
 def race_of(
@@ -62,8 +71,9 @@ def race_of(
     while True:
         # Methods differ in what a step takes, and are probed only where there may be time for them.
         each = step_seconds(study, base, found) / len(found)
-        visit = _visit_seconds(probed) / each
-        size, steps = size_of_race(seconds / each, full, study.train.steps, visit, count)
+        beside = {size: _aside_seconds(base, probed, size, full) for size in VISITS}
+        steps_of = {size: x / each for size, x in beside.items()}
+        size, steps = size_of_race(seconds / each, full, study.train.steps, steps_of, count)
         if size == 1:
             return None
         if size == count and found is not probed:
@@ -78,7 +88,7 @@ def race_of(
         f"{study.train.epochs:g} epochs, so that the study fits into {study.budget.minutes:g} "
         f"minutes.{time}"
     )
-    return Race(field=field, steps=steps, probed=found, notes=(note, *out))
+    return Race(field=field, steps=steps, probed=found, notes=(note, *out), aside=beside[count])
 
 
 def probe_methods(
@@ -168,11 +178,14 @@ def step_seconds(study: StudySettings, base: Base, probed: Probed) -> float:
     return max(each, 1e-9)
 
 
-def _visit_seconds(probed: Probed) -> float:
-    """Taking up a candidate: reading its development rows, and building and saving it."""
-    wish, costs, _ = next(iter(probed.values()))
+def _aside_seconds(base: Base, probed: Probed, size: int, steps: int) -> float:
+    """A race beside its steps: candidates are taken up, looked at, and read at every rung."""
+    wish, costs, recompute = next(iter(probed.values()))
+    run = decide(base, wish, costs, steps, recompute)
     tokens = sum(len(r.ids) for r in wish.watched[: wish.development])
-    return tokens * costs.reading_seconds_per_token + costs.checkpoint_seconds + BUILD_SECONDS
+    visit = tokens * costs.reading_seconds_per_token + costs.checkpoint_seconds + BUILD_SECONDS
+    look = run.check_seconds / (1 + run.checks)
+    return VISITS[size] * visit + further_looks(size, run.checks) * look
 
 
 def searches(study: StudySettings) -> bool:

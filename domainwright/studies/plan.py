@@ -158,7 +158,8 @@ def make_plan(
     looks = sum(decide(base, *probed[m][:2], 1, probed[m][2]).check_seconds for m in methods)
     writing = _writing_seconds(study, read, write) if methods else 0.0
     aside = spent + writing + _preparing_seconds(strategies, data, mean_tokens, read)
-    aside += time.perf_counter() - begun  # the probes are the study's too
+    probing = time.perf_counter() - begun  # the study's too
+    aside += probing
     written = new_tokens / write if write else 0.0
     once = {s: item_tokens(s, study, data, mean_tokens) / read + written for s in strategies}
     fixed = aside + (1 + len(methods)) * retention + trainings(1, folds) * looks
@@ -178,6 +179,7 @@ def make_plan(
         none = Race(field=(), steps=steps, probed=probed, notes=(*more, NO_RACE))
         race = race_of(study, base, data, general, probed, training / seeds) or none
         field, steps, probed, more = race.field, race.steps, probed | race.probed, [*race.notes]
+        aside += race.aside + time.perf_counter() - begun - probing
     runs = {m: decide(base, x[0], x[1], steps, x[2]) for m, x in probed.items()}
     times = _runs_in(field) - 1 + trainings(seeds, folds)
     planned = _strategies(study, data, strategies, runs, asking, retention, times)
@@ -352,7 +354,7 @@ def _strategies(
         asking: seconds of a strategy's answers.
         share: training of a method's strategies, in whole runs: more than 1 with a search.
     """
-    # The looks of a race are reckoned as one run's; each run in folds has its own.
+    # Looks of a race stand with what it takes beside its runs; each run in folds has its own.
     looked = share if data.folds else 1
     tasks, begin = len(set(data.tasks.values())), study.apart.begin
     trained: set[str] = set()

@@ -58,20 +58,38 @@ FACTORS = (1.0, 3.0, 1 / 3)
 """Learning rates of a method, in units of its usual one."""
 
 
+def further_looks(count: int, checks: int) -> int:
+    """Looks at candidates before the last rung that a run of the winner alone would not take.
+
+    >>> [further_looks(count, 5) for count in (1, 3, 9, 27)]
+    [0, 2, 2, 2]
+    """
+    looks = before = 0
+    for place, share in enumerate(RUNGS[count][:-1]):
+        now = int(share * checks)
+        looks += (count // 3**place) * (now - before)
+        before = now
+    return looks - before
+
+
 def size_of_race(
-    affordable: float, full: int, given: int | None, visit: float = 0.0, most: int = 27
+    affordable: float,
+    full: int,
+    given: int | None,
+    aside: Mapping[int, float] | None = None,
+    most: int = 27,
 ) -> tuple[int, int]:
     """(candidates, steps of the whole run).
 
     Args:
         affordable: steps that the budget has time for, all candidates' together.
-        visit: what taking up a candidate costs besides its steps, in steps.
+        aside: candidates -> what their race takes beside their steps, in steps.
         full: steps that the data are good for.
         given: steps that the study asks for.
         most: candidates there may be.
     """
     for count in (n for n in (27, 9, 3) if n <= most):
-        left = affordable - visit * VISITS[count]
+        left = affordable - (aside or {}).get(count, 0.0)
         steps = given or min(full, int(left / ALLOWANCE[count]))
         if steps >= FEWEST_STEPS[count] and steps * ALLOWANCE[count] <= left:
             return count, steps

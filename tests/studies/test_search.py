@@ -8,12 +8,14 @@ import pytest
 
 from domainwright.core.errors import RunFailed
 from domainwright.studies import _training as module
+from domainwright.studies._probes import BUILD_SECONDS
 from domainwright.studies.api import decide
 from domainwright.studies.records import Candidate
 from domainwright.studies.search import (
     ALLOWANCE,
     FEWEST_STEPS,
     RUNGS,
+    VISITS,
     race,
     size_of_race,
     without_winner,
@@ -196,7 +198,7 @@ def test_the_race_is_as_large_as_the_budget_allows():
     assert size_of_race(10, 1000, None) == (1, 10)
     assert size_of_race(1e6, 500, None) == (27, 500)
     assert size_of_race(3 * 96 * 2.5, 96, None) == (9, 96)
-    assert size_of_race(96 * 2.5, 96, None, visit=1.0) == (3, 96)
+    assert size_of_race(96 * 2.5, 96, None, {9: 1.0}) == (3, 96)
     assert size_of_race(1e6, 20, None) == (1, 20)
     assert size_of_race(50, 1000, 80) == (1, 80)
     for count, fewest in FEWEST_STEPS.items():
@@ -227,6 +229,9 @@ def test_auto_searches_where_there_is_time(searched):
     assert len(plan["candidates"]) == 3 and {r["method"] for r in plan["runs"]} == {
         c.method for c in search.candidates
     }
+    parts = ("ask_minutes", "train_minutes", "check_minutes")
+    beside = plan["minutes"] - sum(s[part] for s in plan["strategies"] for part in parts)
+    assert beside > VISITS[3] * BUILD_SECONDS / 60
 
 
 def test_the_winners_run_is_the_one_it_would_have_had_alone(searched, tmp_path, base):
