@@ -142,4 +142,5 @@ def test_table_and_report_name_it():
     assert same.said == "always answering “This claim is in good order and may be…”"
     verdict = verdicts.verdict(constant=same)
     assert f"{same.said}: 0.40 [0.30, 0.50]" in render_table(verdict).caption.plain
-    assert f"For comparison, {same.said}:" in render(verdict)
+    page = render(verdict)
+    assert f"For comparison, {same.said}:" in page and "<b>at once" not in page
