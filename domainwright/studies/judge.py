@@ -120,11 +120,7 @@ def recommend(
     learned = [r for r in better if not _constant_as_good(r, constant)]
     if constant:
         equals = sorted((r for r in better if r not in learned), key=_mean, reverse=True)
-        reasons += [
-            f"{r.name} and {constant.said} cannot be told apart "
-            f"({unit(score).changes(constant.leads[r.name])})."
-            for r in equals
-        ]
+        reasons += [_beside_constant(r.name, constant, score) for r in equals]
         if not learned:
             return _keep(eligible, score, reasons, constant)
         eligible = [r for r in eligible if r not in equals]
@@ -208,6 +204,14 @@ def _constant_as_good(result: StrategyResult, constant: ConstantAnswer | None) -
         return False
     ahead = constant.leads[result.name]
     return not (ahead.decided and ahead.mean > 0)
+
+
+def _beside_constant(name: str, constant: ConstantAnswer, score: str) -> str:
+    ahead = constant.leads[name]
+    changes = unit(score).changes(ahead)
+    if ahead.decided:
+        return f"{name} is worse than {constant.said} ({changes})."
+    return f"{name} and {constant.said} cannot be told apart ({changes})."
 
 
 def _mean(result: StrategyResult) -> float:

@@ -2,7 +2,6 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from textwrap import shorten
 from typing import Any, Literal
 
 from domainwright.core.config import from_mapping
@@ -316,8 +315,9 @@ class ConstantAnswer:
         """What it is called in a sentence."""
         if len(set(self.answers.values())) > 1:
             return "always giving the commonest answer of each task"
-        answer = shorten(next(iter(self.answers.values())), QUOTED, placeholder="…")
-        return f"always answering “{answer}”"
+        answer = " ".join(next(iter(self.answers.values())).split())
+        quoted = answer if len(answer) <= QUOTED else answer[: QUOTED - 1].rstrip() + "…"
+        return f"always answering “{quoted}”"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -122,6 +122,13 @@ def test_what_only_gives_the_commonest_answer_has_learned_nothing():
     )
 
 
+def test_what_is_worse_than_the_commonest_answer_is_called_so():
+    half = [1, 0] * 20
+    advice = decided({"zero_shot": [0] * 40, "lora": half}, [1] * 38 + [0] * 2)
+    assert advice.strategy == "zero_shot"
+    assert any(r.startswith("lora is worse than always answering “fine”") for r in advice.reasons)
+
+
 def test_what_is_cheaper_but_has_learned_nothing_is_no_equal():
     """few_shot cannot be told from lora, nor from the commonest answer, which lora beats."""
     lora, few = [1] * 36 + [0] * 4, [1] * 33 + [0] * 7
