@@ -153,7 +153,7 @@ def make_plan(
     probed = probe_methods(study, base, data, methods, general) if methods else {}
     mean_tokens, documents = _documents(study, base, train[:400])
     new_tokens = study.evaluate.new_tokens or longest_answer(base, data, train[:400])
-    read, write = rates(base, documents[:24], answers)
+    read, write = rates(base, documents, answers)
     retention = (RETENTION_TOKENS + retention_tokens) / read
     looks = sum(decide(base, *probed[m][:2], 1, probed[m][2]).check_seconds for m in methods)
     writing = _writing_seconds(study, read, write) if methods else 0.0

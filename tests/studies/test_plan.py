@@ -11,6 +11,7 @@ from domainwright.core.config import from_mapping
 from domainwright.core.errors import CapabilityError
 from domainwright.prompting._sources import PromptSettings
 from domainwright.studies import _probes as probes
+from domainwright.studies import _speeds
 from domainwright.studies import plan as plans
 from domainwright.studies import tune as tuning
 from domainwright.studies._prompt_tokens import item_tokens, preparing_tokens
@@ -19,6 +20,7 @@ from domainwright.studies.plan import Plan
 from domainwright.studies.plan_table import plan_lines, plan_rows
 from domainwright.studies.records import read_verdict
 from tests.studies import world
+from tests.tiny import tiny_base
 
 pytestmark = pytest.mark.usefixtures("quick")
 STRATEGIES = ["zero_shot", "few_shot", "lora", "lora+few_shot"]
@@ -191,3 +193,19 @@ def test_the_table_tells_all_of_it(study):
     assert "6 test items and 6 steps of training" in lines[-1]
     refused = plan_rows(plan(study, "budget.memory_gb=0.01"))[1]
     assert refused[2][6:] == ["on", "no"]
+
+
+def test_a_probe_reads_a_full_pass_and_writes_a_full_batch(monkeypatch):
+    """Few short documents are read again: a small pass would be slower a token than a study's."""
+    pieces = _speeds._pieces([[1] * 300, [2] * 10])
+    assert [len(p) for p in pieces] == [256, 10] * 7 + [256] and pieces[0] == pieces[2] == [1] * 256
+    base, asked = tiny_base(), []
+    write = _speeds.answer
+
+    def answer(base, prompts, **settings):
+        asked.append((len(prompts), max(map(len, prompts)), settings["new_tokens"]))
+        return write(base, prompts, **settings)
+
+    monkeypatch.setattr(_speeds, "answer", answer)
+    read, written = _speeds.rates(base, [[5, 6, 7] * 9, [8, 9]], True)
+    assert read > 0 and written > 0 and asked == [(96, 16, 2), (96, 16, 9)]
