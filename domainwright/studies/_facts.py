@@ -3,7 +3,7 @@
 import math
 from typing import Literal
 
-from domainwright.studies._format import count
+from domainwright.studies._format import count, unit
 from domainwright.studies._limits import Over, refusal
 from domainwright.studies.records import Data, StrategyResult, Verdict
 
@@ -49,6 +49,18 @@ def decision(result: StrategyResult) -> Decision:
     if d.p_holm >= 0.05:
         return "not after Holm"
     return "better" if d.mean > 0 else "worse"
+
+
+def constant_answer(verdict: Verdict) -> str | None:
+    """How the commonest answer does, where it does better than the untouched base.
+
+    Elsewhere whatever beats the base beats it, too, and there is nothing to be said.
+    """
+    found = verdict.constant
+    plain = found.leads.get(REFERENCE) if found else None
+    if found is None or plain is None or plain.mean >= 0:
+        return None
+    return f"{found.said}: {unit(verdict.score).levels(found.score)}"
 
 
 def asked_items(data: Data) -> str:
