@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from domainwright.core.errors import ConfigError
@@ -43,6 +44,10 @@ class PromptSettings:
                 )
 
 
+COUNTED = 2**14
+"""Texts whose number of tokens is kept."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
     """Everything a strategy may use. Test rows are never among it."""
@@ -60,6 +65,10 @@ class Sources:
     """Nats per token of each row's right answer after its prompt."""
     tuned: Callable[[], Encoder] | None = None
     """Trains the study's own sentence encoder, or reads it back."""
+
+    def __post_init__(self) -> None:
+        # Whatever has no room is met again with every item: long rows would be tokenised 500 times.
+        object.__setattr__(self, "count_tokens", lru_cache(COUNTED)(self.count_tokens))
 
 
 def ask(

@@ -149,3 +149,18 @@ class TestRagFewShot:
         text = made.prompt(rows[0]).text
         assert text.count("\nAnswer:") == 2 and text.endswith("Answer:")
         assert text.index("[1] ") < text.index("\nAnswer: ") < text.rindex("[1] ")
+
+
+@pytest.mark.parametrize("name", ["few_shot", "few_shot_random", "rag_few_shot"])
+def test_rows_without_room_are_counted_once_and_not_with_every_item(name):
+    counted = []
+
+    def count(text):
+        counted.append(text)
+        return len(text.split())
+
+    settings = PromptSettings(examples=2, passages=1, context_tokens=1)
+    made = PROMPTINGS.get(name)(sources(settings=settings, count_tokens=count))
+    for row in ROWS:
+        made.prompt(row)
+    assert len(counted) == len(set(counted)) > len(ROWS)
