@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from domainwright.core import machine
 from domainwright.core.artifacts import write_json
@@ -280,7 +281,7 @@ class _Study:
         return runs
 
     def _verdict(self, results: list[StrategyResult], before: Retained, expected: float) -> Verdict:
-        study, base, limit = self.study, self.base, self.study.max_forgetting
+        study, limit = self.study, self.study.max_forgetting
         differences = compare(self.exam.items)
         results = [replace(r, difference=differences.get(r.name)) for r in results]
         same = constant(self.exam.items, self.data, self.score)
@@ -322,15 +323,7 @@ class _Study:
             name=study.name or "study",
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             minutes=(time.perf_counter() - self.begun) / 60,
-            base={
-                "name": base.source.name,
-                "origin": base.source.origin,
-                "sha256": base.sha256,
-                "parameters": base.parameters,
-                "dtype": str(base.dtype).removeprefix("torch."),
-                "bits_per_byte": before.bits_per_byte,
-                "accuracy": before.accuracy,
-            },
+            base=_of_base(self.base, before),
             machine=machine.describe(),
             versions={p: version(p) for p in self._packages()},
             seed=study.seed,
@@ -391,3 +384,16 @@ class _Study:
             + (gate if r.gate else 0.0)
             for r in results
         }
+
+
+def _of_base(base: Base, before: Retained) -> dict[str, Any]:
+    """What the verdict says about the base."""
+    return {
+        "name": base.source.name,
+        "origin": base.source.origin,
+        "sha256": base.sha256,
+        "parameters": base.parameters,
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "bits_per_byte": before.bits_per_byte,
+        "accuracy": before.accuracy,
+    }

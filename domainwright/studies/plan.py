@@ -156,10 +156,8 @@ def make_plan(
     read, write = rates(base, documents, answers)
     retention = (RETENTION_TOKENS + retention_tokens) / read
     looks = sum(decide(base, *probed[m][:2], 1, probed[m][2]).check_seconds for m in methods)
-    writing = _writing_seconds(study, read, write) if methods else 0.0
-    aside = spent + writing + _preparing_seconds(strategies, data, mean_tokens, read)
     probing = time.perf_counter() - begun  # the study's too
-    aside += probing
+    aside = spent + probing + _preparing_seconds(study, strategies, data, mean_tokens, read, write)
     written = new_tokens / write if write else 0.0
     once = {s: item_tokens(s, study, data, mean_tokens) / read + written for s in strategies}
     fixed = aside + (1 + len(methods)) * retention + trainings(1, folds) * looks
@@ -263,9 +261,14 @@ def _runs_in(field: Sequence[Candidate]) -> float:
 
 
 def _preparing_seconds(
-    strategies: Sequence[str], data: StudyData, mean_tokens: float, read: float
+    study: StudySettings,
+    strategies: Sequence[str],
+    data: StudyData,
+    mean_tokens: float,
+    read: float,
+    write: float,
 ) -> float:
-    """What prompts are chosen with, tuning a retriever, and gates.
+    """What prompts are chosen with, texts for replay, tuning a retriever, and gates.
 
     A gate is fitted, and the test items and the retention suite go through it.
     """
@@ -276,7 +279,8 @@ def _preparing_seconds(
         split = data.split
         rows = min(len(split.train), MOST_ROWS) + min(len(split.dev), MOST_DEVELOPMENT) + MOST_ITEMS
         searched += rows * min(mean_tokens, MAX_TOKENS) + RETENTION_TOKENS
-    return searched / (ENCODER_FACTOR * read) + tried / read
+    writing = _writing_seconds(study, read, write) if any(parts(s)[0] for s in strategies) else 0.0
+    return searched / (ENCODER_FACTOR * read) + tried / read + writing
 
 
 def _asked(strategy: str, strategies: Sequence[str], seeds: int) -> int:

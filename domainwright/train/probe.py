@@ -160,10 +160,8 @@ def probe(
             read_mib = meter.peak_mib() - held
         saved = _checkpoint_seconds(job, optimiser)
     training = Line.through(*peaks)
-    per_pass, per_flop = _rates(
-        work(base, small).flops, seconds[0], work(base, large).flops, seconds[1]
-    )
-    kept = (1 if settings.average is None else 2) * _bytes_of(adapter)
+    flops = [work(base, rows).flops for rows in (small, large)]
+    per_pass, per_flop = _rates(flops[0], seconds[0], flops[1], seconds[1])
     return Costs(
         resident_mib=resident,
         # What the optimiser and the gradients hold between the steps is part of the run.
@@ -173,7 +171,7 @@ def probe(
         seconds_per_flop=per_flop,
         reading_seconds_per_token=reading / peaks[1][0],
         checkpoint_seconds=saved,
-        kept_mib=kept / 2**20,
+        kept_mib=(1 if settings.average is None else 2) * _bytes_of(adapter) / 2**20,
         apart=apart,
     )
 
