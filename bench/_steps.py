@@ -130,9 +130,6 @@ def job_of(base: Any, adapter: Any, folder: Path, steps: int, rate: float, micro
     return Job(
         base=base,
         adapter=adapter,
-        rows=[],
-        development=[],
-        general=[],
         settings=TrainSettings(schedule="constant", warmup_share=0.0),
         steps=steps,
         learning_rate=rate,

@@ -11,6 +11,7 @@ from domainwright.maths.bootstrap import Interval
 from domainwright.studies import _format as f
 from domainwright.studies._limits import refusal
 from domainwright.studies._names import GATED, is_gated
+from domainwright.studies.judge import REFERENCE
 from domainwright.studies.records import (
     ConstantAnswer,
     Difference,
@@ -65,10 +66,14 @@ def would_change(
                     "domain, and with the untouched base everything else."
                 )
     for r in done:
-        lead = constant.leads.get(r.name) if constant else None
-        for ahead, of in ((r.difference, "the untouched base"), (lead, constant and constant.said)):
+        leads: list[tuple[str, Interval | Difference]] = []
+        if r.difference:
+            leads.append(("the untouched base", r.difference))
+        if constant and not constant.behind(REFERENCE):
+            leads.append((constant.said, constant.leads[r.name]))
+        for of, ahead in leads:
             needed = _items_needed(ahead, tested)
-            if ahead is not None and needed is not None:
+            if needed is not None:
                 said.append(
                     f"{r.name} is ahead of {of} by {unit.size(abs(ahead.mean))}, which "
                     f"{f.count(tested)} test items cannot tell from luck; about "
@@ -106,12 +111,12 @@ def _ahead(r: StrategyResult, chosen: StrategyResult) -> bool:
     return r.score is not None and chosen.score is not None and r.score.mean > chosen.score.mean
 
 
-def _items_needed(ahead: Interval | Difference | None, tested: int) -> int | None:
+def _items_needed(ahead: Interval | Difference, tested: int) -> int | None:
     """Test items with which a lead of this size would be decided: intervals shrink as 1/sqrt(n).
 
     None: it is decided, no lead, or out of all proportion.
     """
-    if ahead is None or ahead.mean <= 0 or ahead.low > 0:
+    if ahead.mean <= 0 or ahead.low > 0:
         return None
     times = ((ahead.mean - ahead.low) / ahead.mean) ** 2
     needed = math.ceil(tested * times / 10) * 10

@@ -5,10 +5,8 @@ from typing import Literal
 
 from domainwright.studies._format import count, unit
 from domainwright.studies._limits import Over, refusal
+from domainwright.studies.judge import REFERENCE
 from domainwright.studies.records import Data, StrategyResult, Verdict
-
-REFERENCE = "zero_shot"
-"""What every difference is measured against."""
 
 Decision = Literal["reference", "better", "worse", "not decided", "not after Holm"]
 
@@ -52,13 +50,12 @@ def decision(result: StrategyResult) -> Decision:
 
 
 def constant_answer(verdict: Verdict) -> str | None:
-    """How the commonest answer does, where it does better than the untouched base.
+    """How the commonest answer does, where the untouched base is not significantly better.
 
     Elsewhere whatever beats the base beats it, too, and there is nothing to be said.
     """
     found = verdict.constant
-    plain = found.leads.get(REFERENCE) if found else None
-    if found is None or plain is None or plain.mean >= 0:
+    if found is None or found.behind(REFERENCE):
         return None
     return f"{found.said}: {unit(verdict.score).levels(found.score)}"
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from domainwright.studies import _format as f
-from domainwright.studies._facts import REFERENCE, forgotten, measured, same_weights
+from domainwright.studies._facts import forgotten, measured, same_weights
 from domainwright.studies._pareto import dominated
 from domainwright.studies._svg import Scale, covering, join, line, mark, plot, text
+from domainwright.studies.judge import REFERENCE
 from domainwright.studies.records import StrategyResult, Verdict
 
 HEIGHT = 320

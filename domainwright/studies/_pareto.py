@@ -2,7 +2,8 @@
 
 import math
 
-from domainwright.studies._facts import REFERENCE, forgotten, measured, over_limit
+from domainwright.studies._facts import forgotten, measured, over_limit
+from domainwright.studies.judge import REFERENCE
 from domainwright.studies.records import StrategyResult, Verdict
 
 

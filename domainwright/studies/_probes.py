@@ -68,11 +68,11 @@ def race_of(
     """
     full = full_steps(len(data.split.train), study.train)
     known, found, out, count = dict(probed), probed, list[str](), 27
+    aside = _aside_seconds(base, probed, full)
     while True:
         # Methods differ in what a step takes, and are probed only where there may be time for them.
         each = step_seconds(study, base, found) / len(found)
-        beside = {size: _aside_seconds(base, probed, size, full) for size in VISITS}
-        steps_of = {size: x / each for size, x in beside.items()}
+        steps_of = {size: x / each for size, x in aside.items()}
         size, steps = size_of_race(seconds / each, full, study.train.steps, steps_of, count)
         if size == 1:
             return None
@@ -88,7 +88,7 @@ def race_of(
         f"{study.train.epochs:g} epochs, so that the study fits into {study.budget.minutes:g} "
         f"minutes.{time}"
     )
-    return Race(field=field, steps=steps, probed=found, notes=(note, *out), aside=beside[count])
+    return Race(field=field, steps=steps, probed=found, notes=(note, *out), aside=aside[count])
 
 
 def probe_methods(
@@ -178,14 +178,14 @@ def step_seconds(study: StudySettings, base: Base, probed: Probed) -> float:
     return max(each, 1e-9)
 
 
-def _aside_seconds(base: Base, probed: Probed, size: int, steps: int) -> float:
-    """A race beside its steps: candidates are taken up, looked at, and read at every rung."""
+def _aside_seconds(base: Base, probed: Probed, steps: int) -> dict[int, float]:
+    """Candidates -> a race beside its steps: taking them up, looks, and reading at every rung."""
     wish, costs, recompute = next(iter(probed.values()))
     run = decide(base, wish, costs, steps, recompute)
     tokens = sum(len(r.ids) for r in wish.watched[: wish.development])
     visit = tokens * costs.reading_seconds_per_token + costs.checkpoint_seconds + BUILD_SECONDS
     look = run.check_seconds / (1 + run.checks)
-    return VISITS[size] * visit + further_looks(size, run.checks) * look
+    return {n: times * visit + further_looks(n, run.checks) * look for n, times in VISITS.items()}
 
 
 def searches(study: StudySettings) -> bool:

@@ -1,7 +1,7 @@
 """How fast this machine reads and writes with a base, from a probe of a few seconds."""
 
 import time
-from itertools import cycle
+from itertools import cycle, islice
 
 import torch
 
@@ -26,7 +26,7 @@ def rates(base: Base, documents: list[list[int]], writes: bool) -> tuple[float, 
     read = 2 * flat.tokens / (time.perf_counter() - begun)
     if not writes:
         return read, 0.0
-    prompts = [d[:BEGINNING] for d in (documents * ROWS)[:ROWS]]
+    prompts = [d[:BEGINNING] for d in islice(cycle(documents), ROWS)]
     few, few_seconds = _timed_answers(base, prompts, 2)
     more, more_seconds = _timed_answers(base, prompts, 9)
     # The difference of two lengths: reading the prompts and starting up fall out of it. Answers

@@ -12,6 +12,7 @@ from domainwright.core.errors import ConfigError, UnknownName
 from domainwright.models.resolve import ALIASES
 from domainwright.studies import _facts
 from domainwright.studies import _format as f
+from domainwright.studies.judge import REFERENCE
 from domainwright.studies.records import StrategyResult, Verdict
 
 PEFT = tuple(
@@ -124,7 +125,7 @@ def _whose(result: StrategyResult, task: str | None) -> str:
 def _measured(verdict: Verdict, result: StrategyResult) -> str:
     if result.score is None:
         return f"Not measured: {result.status}, {_plain(result.reason or 'no reason was given')}"
-    unit, zero = f.unit(verdict.score), _facts.find(verdict, _facts.REFERENCE)
+    unit, zero = f.unit(verdict.score), _facts.find(verdict, REFERENCE)
     rows = [(f"{unit.label}, {unit.better}", unit.levels(result.score))]
     if zero is not None and zero is not result:
         rows.append(("the same, untouched base", unit.levels(zero.score)))

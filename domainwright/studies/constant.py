@@ -57,8 +57,8 @@ def commonest(rows: Sequence[Row], task_of: Mapping[str, str]) -> dict[str, str]
     for row in rows:
         answer = _answer_of(row)
         if answer is not None:
-            found[ALL][answer] += 1
-            found[task_of.get(row.id, ALL)][answer] += task_of.get(row.id, ALL) != ALL
+            for task in {ALL, task_of.get(row.id, ALL)}:
+                found[task][answer] += 1
     first = {task: counts.most_common(1)[0] for task, counts in found.items()}
     return {task: answer for task, (answer, times) in first.items() if times > 1}
 

@@ -284,9 +284,9 @@ class _Study:
         study, limit = self.study, self.study.max_forgetting
         differences = compare(self.exam.items)
         results = [replace(r, difference=differences.get(r.name)) for r in results]
-        same = constant(self.exam.items, self.data, self.score)
+        always = constant(self.exam.items, self.data, self.score)
         advice = recommend(
-            results, self.exam.items, score=self.score, max_forgetting=limit, constant=same
+            results, self.exam.items, score=self.score, max_forgetting=limit, constant=always
         )
         curve = self.trainer.curve(results, advice.strategy)
         more = [*told(results), *_tasked.told(results, self.score)] + (
@@ -313,7 +313,7 @@ class _Study:
             score=self.score,
             tested=data.tested,
             max_forgetting=limit,
-            constant=same,
+            constant=always,
             whole=None
             if study.train.steps or data.folds
             else full_steps(len(self.data.split.train), study.train),
@@ -343,7 +343,7 @@ class _Study:
             transfer=moved,
             in_sequence=in_turn,
             inflation=inflation(self.exam.items, REFERENCE, self.data.given_away),
-            constant=same,
+            constant=always,
         )
         trained = [name for name, x in self.trainer.tuned.items() if isinstance(x, Tuned)]
         return write_study(self.folder, verdict, trained, list(self.exam.items), self.data.hash)

@@ -1,6 +1,5 @@
 """From marks to a verdict: paired statistics, and one sentence of advice."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -117,14 +116,14 @@ def recommend(
             else "No other strategy could be measured."
         )
         return _keep(eligible, score, reasons)
-    learned = [r for r in better if not _constant_as_good(r, constant)]
     if constant:
-        equals = sorted((r for r in better if r not in learned), key=_mean, reverse=True)
-        reasons += [_beside_constant(r.name, constant, score) for r in equals]
-        if not learned:
+        idle = [r for r in better if not constant.behind(r.name)]
+        reasons += [_beside_constant(r.name, constant, score) for r in idle]
+        if idle == better:
             return _keep(eligible, score, reasons, constant)
-        eligible = [r for r in eligible if r not in equals]
-    best = max(learned, key=_mean)
+        eligible = [r for r in eligible if r not in idle]
+        better = [r for r in better if r not in idle]
+    best = max(better, key=lambda r: r.score.mean if r.score else -np.inf)
     equal, compared = _equals(best, eligible, items, score)
     reasons += compared
     winner = min([best, *equal], key=_cost)
@@ -198,24 +197,12 @@ def _better(result: StrategyResult) -> bool:
     return d is not None and d.p_holm < ALPHA and d.mean > 0
 
 
-def _constant_as_good(result: StrategyResult, constant: ConstantAnswer | None) -> bool:
-    """Whether the commonest answer, given to every question, may do as well."""
-    if constant is None or result.name not in constant.leads:
-        return False
-    ahead = constant.leads[result.name]
-    return not (ahead.decided and ahead.mean > 0)
-
-
 def _beside_constant(name: str, constant: ConstantAnswer, score: str) -> str:
     ahead = constant.leads[name]
     changes = unit(score).changes(ahead)
     if ahead.decided:
         return f"{name} is worse than {constant.said} ({changes})."
     return f"{name} and {constant.said} cannot be told apart ({changes})."
-
-
-def _mean(result: StrategyResult) -> float:
-    return result.score.mean if result.score else -math.inf
 
 
 def _keep(

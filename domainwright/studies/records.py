@@ -310,6 +310,10 @@ class ConstantAnswer:
     leads: dict[str, Interval]
     """Strategy -> by how much it is better, paired."""
 
+    def behind(self, strategy: str) -> bool:
+        """Whether the strategy is significantly better."""
+        return self.leads[strategy].low > 0
+
     @property
     def said(self) -> str:
         """What it is called in a sentence."""

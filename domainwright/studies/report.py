@@ -29,6 +29,7 @@ from domainwright.studies._maps import maps
 from domainwright.studies._pareto import dominated
 from domainwright.studies._svg import MARKS
 from domainwright.studies.coherence import loops
+from domainwright.studies.judge import REFERENCE
 from domainwright.studies.records import Candidate, Data, Source, StrategyResult, Verdict
 
 OPEN_TO_PRINT = (
@@ -67,7 +68,7 @@ def render(verdict: Verdict) -> str:
             kept=_kept(results),
             absent=[r for r in _facts.in_order(verdict) if r not in results],
             best=next((r for r in results if r.name == verdict.recommendation.strategy), None),
-            reference=next((r for r in results if r.name == _facts.REFERENCE), None),
+            reference=next((r for r in results if r.name == REFERENCE), None),
             created=_date(verdict.created),
             measures=list(dict.fromkeys(m for r in results for m in r.metrics)),
             forest=forest(verdict),

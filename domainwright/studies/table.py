@@ -129,8 +129,8 @@ def _caption(verdict: Verdict, rows: list[list[str]]) -> Text:
         lines.append(f"! forgets more than the limit of {f.fixed(verdict.max_forgetting, 2)}")
     for name, own in over.items():
         lines += [f"! {name} {x.said}" for x in own.excesses if x.task]
-    if same := _facts.constant_answer(verdict):
-        lines.append(same)
+    if always := _facts.constant_answer(verdict):
+        lines.append(always)
     if f.unit(verdict.score).lower_is_better:
         lines.append(f"{f.unit(verdict.score).label}: lower is better")
     return Text("\n" + "\n".join(lines) if lines else "")

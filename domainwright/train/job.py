@@ -24,9 +24,10 @@ class Job:
 
     base: Base
     adapter: Adapter
-    rows: Sequence[TrainRow]
-    development: Sequence[TrainRow]
-    general: Sequence[TrainRow]
+    rows: Sequence[TrainRow] = ()
+    """None: the job is for steps on rows that are given one by one, and for no run."""
+    development: Sequence[TrainRow] = ()
+    general: Sequence[TrainRow] = ()
     """General text on which forgetting is watched."""
     settings: TrainSettings
     steps: int

@@ -257,9 +257,6 @@ def _job(
     return Job(
         base=base,
         adapter=adapter,
-        rows=[],
-        development=[],
-        general=[],
         settings=settings,
         steps=1,
         learning_rate=0.0,

@@ -151,6 +151,6 @@ def test_table_and_report_name_it():
     assert f"{same.said}: 0.40 [0.30, 0.50]" in render_table(verdict).caption.plain
     page = render(verdict)
     assert f"For comparison, {same.said}:" in page and "<b>at once" not in page
-    # What beats a base that is above it beats it, too.
-    below = verdicts.verdict(constant=replace(same, leads={"zero_shot": Interval(0.1, 0.0, 0.2)}))
+    # What beats a base that is better beats it, too.
+    below = verdicts.verdict(constant=replace(same, leads={"zero_shot": Interval(0.1, 0.05, 0.2)}))
     assert same.said not in render_table(below).caption.plain and same.said not in render(below)
