@@ -1,10 +1,11 @@
 """What `dw plan` predicts beside what a run then takes, each in a fresh process.
 
-    python -m bench.plan_grid [--model smollm2-135m] [--steps 4] [--anyway]
+    python -m bench.plan_grid [--model smollm2-135m] [--steps 16] [--anyway]
 
 Grid: tokens a pass x length of the documents x gradient checkpointing. The first process
 probes and predicts; the second trains with those settings and measures. Goal: memory within
-10 %, time within 20 %. One JSON line for the whole grid goes to bench/history.jsonl.
+10 %, time within 20 %. One JSON line for the whole grid goes to bench/history.jsonl. Fewer steps
+hold less than a run does: between steps of unlike sizes the heap keeps gaps.
 """
 
 import argparse
@@ -27,7 +28,7 @@ MEMORY, TIME = 0.10, 0.20
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--micro", default=",".join(map(str, MICRO)))
     parser.add_argument("--lengths", default=",".join(LENGTHS))

@@ -44,7 +44,7 @@ from domainwright.studies._watched import limit
 from domainwright.studies.coherence import further
 from domainwright.studies.data import WRITTEN, StudyData
 from domainwright.studies.records import Candidate
-from domainwright.studies.search import ALLOWANCE
+from domainwright.studies.search import COST
 from domainwright.studies.study import StudySettings
 from domainwright.studies.tune import full_steps
 from domainwright.train.fit import Fit, decide
@@ -257,7 +257,7 @@ def _seeds(
 
 def _runs_in(field: Sequence[Candidate]) -> float:
     """Whole runs that a race takes at most; 1 without one."""
-    return ALLOWANCE[min(n for n in ALLOWANCE if n >= max(1, len(field)))]
+    return COST[min(n for n in COST if n >= max(1, len(field)))]
 
 
 def _preparing_seconds(

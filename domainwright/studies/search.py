@@ -1,14 +1,15 @@
 """Which method at which learning rate: a race in rungs, on development rows alone.
 
-    27 candidates: all to R/36 steps, 9 go on to R/12, 3 to R/3, 1 to R
-     9 candidates: all to R/12, 3 go on to R/3, 1 to R
+    27 candidates: all to R/36 steps, 9 go on to R/12, 4 to R/3, 2 to R/2, 1 to R
+     9 candidates: all to R/12, 3 go on to R/3, 2 to R/2, 1 to R
      3 candidates: all to R/3, 1 goes on to R
 
 All candidates read the same rows in the same order on the schedule of the whole run, so at a
-rung they stand at the same place of it, and their losses are paired row by row. One more than
-a rung's places goes on where the rows cannot tell it from the last that does and the race's
-allowance has room for it: first of a method that would else be lost, then by its loss. What
-goes on is taken up from its checkpoint, so the winner's run is the one it would have had alone.
+rung they stand at the same place of it, and their losses are paired row by row. Where the rows
+cannot tell who should have a rung's last place, it goes to a method that would else be lost.
+Two go on beyond R/3: what is ahead there by little is often behind at the end, however sure
+the rows are of it by then. What goes on is taken up from its checkpoint, so the winner's run
+is the one it would have had alone.
 
 Sources: Jamieson and Talwalkar 2016, arXiv:1502.07943 (successive halving); Li et al. 2020,
 arXiv:1810.05934 (a third goes on).
@@ -34,14 +35,27 @@ from domainwright.studies.records import Candidate, Search
 
 Losses = list[tuple[str, float, int]]
 """(row, summed loss in nats, supervised tokens) of every development row."""
-RUNGS = {1: (1.0,), 3: (1 / 3, 1.0), 9: (1 / 12, 1 / 3, 1.0), 27: (1 / 36, 1 / 12, 1 / 3, 1.0)}
+RUNGS = {
+    1: (1.0,),
+    3: (1 / 3, 1.0),
+    9: (1 / 12, 1 / 3, 1 / 2, 1.0),
+    27: (1 / 36, 1 / 12, 1 / 3, 1 / 2, 1.0),
+}
 """Candidates -> shares of the whole run at which they are compared."""
-ALLOWANCE = {1: 1.0, 3: 1.75, 9: 2.5, 27: 3.2}
-"""Candidates -> most training that the race may take, in whole runs."""
+ALIVE = {1: (1,), 3: (3, 1), 9: (9, 3, 2, 1), 27: (27, 9, 4, 2, 1)}
+"""Candidates -> how many of them are trained to each rung."""
+COST = {
+    count: sum(
+        n * (to - since)
+        for n, to, since in zip(alive, RUNGS[count], (0.0, *RUNGS[count][:-1]), strict=True)
+    )
+    for count, alive in ALIVE.items()
+}
+"""Candidates -> training that their race takes, in whole runs."""
 FEWEST_STEPS = {3: 24, 9: 96, 27: 288}
 """Steps of the whole run from which a race of that size says anything at its first rung."""
-VISITS = {1: 1, 3: 4, 9: 14, 27: 42}
-"""Candidates -> how often one is taken up: at every rung, by all that go on."""
+VISITS = {count: sum(alive) for count, alive in ALIVE.items()}
+"""Candidates -> how often one is taken up."""
 FAMILIES = (
     "lora",
     "bottleneck",
@@ -52,24 +66,36 @@ FAMILIES = (
     "top_layers",
     "layernorm",
     "bitfit",
+    "ptuning_v2",
 )
-"""Methods that `auto` tries, in this order: the first three differ the most in what they change."""
+"""Methods that `auto` tries, in this order: the first three differ the most in what they change.
+
+One more than the largest race has places for: bitfit needs a base with biases."""
 FACTORS = (1.0, 3.0, 1 / 3)
 """Learning rates of a method, in units of its usual one."""
+
+
+def rungs_of(count: int, steps: int) -> list[int]:
+    """Steps at which a race of that size compares; never beyond its cost.
+
+    >>> rungs_of(9, 114)
+    [9, 38, 57, 114]
+    """
+    return [max(1, int(steps * share + 1e-6)) for share in RUNGS[count]]
 
 
 def further_looks(count: int, checks: int) -> int:
     """Looks at candidates before the last rung that a run of the winner alone would not take.
 
     >>> [further_looks(count, 5) for count in (1, 3, 9, 27)]
-    [0, 2, 2, 2]
+    [0, 2, 3, 4]
     """
     looks = before = 0
-    for place, share in enumerate(RUNGS[count][:-1]):
-        now = int(share * checks)
-        looks += (count // 3**place) * (now - before)
+    for alive, share in zip(ALIVE[count], RUNGS[count][:-1], strict=False):
+        now = int(share * checks + 1e-6)
+        looks += (alive - 1) * (now - before)
         before = now
-    return looks - before
+    return looks
 
 
 def size_of_race(
@@ -90,8 +116,8 @@ def size_of_race(
     """
     for count in (n for n in (27, 9, 3) if n <= most):
         left = affordable - (aside or {}).get(count, 0.0)
-        steps = given or min(full, int(left / ALLOWANCE[count]))
-        if steps >= FEWEST_STEPS[count] and steps * ALLOWANCE[count] <= left:
+        steps = given or min(full, int(left / COST[count]))
+        if steps >= FEWEST_STEPS[count] and steps * COST[count] <= left:
             return count, steps
     return 1, given or min(full, int(affordable))
 
@@ -144,15 +170,14 @@ def race(
     size = min((n for n in RUNGS if n >= len(field)), default=27)
     state = {c.name: c for c in field}
     alive = [c.name for c in field]
-    ledger = _Ledger(size, steps)
-    for number, share in enumerate(RUNGS[size][:-1]):
-        until = max(1, round(steps * share))
+    rungs, taken = rungs_of(size, steps), 0
+    for until, places in zip(rungs, ALIVE[size][1:], strict=False):
         losses: dict[str, Losses] = {}
         ahead([state[n] for n in alive if _read(state[n], until, folder) is None], until)
         for done, name in enumerate(alive):
             listen(Step("search", done, len(alive), {"rung": f"{until} of {steps} steps"}))
             found = _read_or_advance(state[name], until, advance, folder)
-            ledger.pay(until - state[name].steps)
+            taken += until - state[name].steps
             if isinstance(found, str):
                 state[name] = replace(state[name], decision="failed", reason=found)
                 continue
@@ -164,58 +189,31 @@ def race(
                 "No candidate of the search is left: " + (state[alive[0]].reason or ""),
                 "lower train.learning_rate, or name the strategies to measure.",
             )
-        places = max(1, size // 3 ** (number + 1))
-        alive = _cut(state, losses, places, until, ledger, RUNGS[size][number + 1 :], groups)
+        alive = _cut(state, losses, places, f"{until} of {steps}", groups)
     (winner,) = alive
     state[winner] = replace(state[winner], decision="chosen")
-    ledger.pay(steps - state[winner].steps)
     return Search(
         steps=steps,
-        rungs=[max(1, round(steps * share)) for share in RUNGS[size]],
-        runs=ledger.paid / steps,
+        rungs=rungs,
+        runs=(taken + steps - state[winner].steps) / steps,
         candidates=[state[c.name] for c in field],
     )
-
-
-class _Ledger:
-    """Steps taken, and steps that the places of the rungs to come will need."""
-
-    def __init__(self, size: int, steps: int) -> None:
-        self.size, self.steps, self.paid = size, steps, 0
-
-    def pay(self, steps: int) -> None:
-        self.paid += max(0, steps)
-
-    def room(self, until: int, rungs: Sequence[float], going: int) -> bool:
-        """Whether `going` candidates may take the next rung, and its places those after it."""
-        ahead, before = self.paid, until
-        for share in rungs:
-            ahead += going * round(self.steps * share - before)
-            before = round(self.steps * share)
-            # A third of the places go on; four of them are three and the one that was let in.
-            going = math.ceil(going / 4)
-        return ahead <= ALLOWANCE[self.size] * self.steps
 
 
 def _cut(
     state: dict[str, Candidate],
     losses: dict[str, Losses],
     places: int,
-    until: int,
-    ledger: _Ledger,
-    rungs: Sequence[float],
+    after: str,
     groups: Mapping[str, str],
 ) -> list[str]:
     """Names that go on; the others are stopped, with the reason."""
     order = sorted(losses, key=lambda name: _mean(losses[name]))
     on, out = order[:places], order[places:]
-    if out and rungs[0] < 1:
-        last = on[-1]
-        near = [n for n in out if not _behind(losses[n], losses[last], groups).decided]
-        lost = {state[n].method for n in out} - {state[n].method for n in on}
-        near.sort(key=lambda n: state[n].method not in lost)  # stable: then by loss
-        if near and ledger.room(until, rungs, len(on) + 1):
-            on.append(near[0])
+    if places > 1 and _twice(state, on):
+        here = {state[n].method for n in on}
+        tied = (n for n in out if not _behind(losses[n], losses[on[-1]], groups).decided)
+        on = [*on[:-1], next((n for n in tied if state[n].method not in here), on[-1])]
     best = order[0]
     for name in order[1:]:
         behind = _behind(losses[name], losses[best], groups)
@@ -225,11 +223,17 @@ def _cut(
                 state[name],
                 decision="stopped",
                 reason=(
-                    f"After {until} of {ledger.steps} steps its development loss is "
+                    f"After {after} steps its development loss is "
                     f"{loss_change(behind)} above that of {best}."
                 ),
             )
     return on
+
+
+def _twice(state: Mapping[str, Candidate], on: Sequence[str]) -> bool:
+    """Whether the last of them is of a method that one before it has, too."""
+    *before, last = (state[name].method for name in on)
+    return last in before
 
 
 def _behind(losses: Losses, best: Losses, groups: Mapping[str, str]) -> Interval:
