@@ -4,11 +4,12 @@ import errno
 import io
 import os
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from domainwright import __version__
 from domainwright.cli import (
     chat,
     combine,
@@ -81,6 +82,24 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Measure prompting, retrieval and fine-tuning on your own data, and choose.",
 )
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(f"domainwright {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    # Hidden: the help of the verbs fills a screen of 24 lines.
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, hidden=True, callback=_say_version)
+    ] = False,
+) -> None:
+    """Options of no verb."""
+
+
 app.command()(decide.decide)
 app.command()(plan.plan)
 app.command()(rate.rate)

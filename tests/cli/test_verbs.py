@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -61,6 +62,11 @@ def clean(text):
     return not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", text)
 
 
+def test_the_version_is_told(dw):
+    said = dw("--version")
+    assert (said.code, said.out, said.err) == (0, f"domainwright {version('domainwright')}\n", "")
+
+
 @pytest.mark.parametrize("verb", VERBS, ids=lambda v: " ".join(v) or "dw")
 def test_help_fits_a_screen_and_names_every_option(dw, verb):
     said = dw(*verb, "--help")
@@ -74,7 +80,8 @@ def test_help_fits_a_screen_and_names_every_option(dw, verb):
     for name in verb:
         command = command.commands[name]
     for parameter in command.params:
-        assert any(option in said.out for option in parameter.opts)
+        # What everyone tries without being told needs no line of the screen.
+        assert "--version" in parameter.opts or any(x in said.out for x in parameter.opts)
     for name in getattr(command, "commands", ()):
         assert re.search(rf"^  {name} +\w", said.out, re.MULTILINE)
 
