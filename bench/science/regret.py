@@ -6,7 +6,7 @@ Each study draws its own texts of a domain of the small world (`t0`). Every cand
 would race (methods at three rates) is trained to its end on them, and its development losses are
 noted at every rung; the race then sees exactly these. A candidate's regret is by how much its loss
 at the end, on other texts, is above the best candidate's. The runs of a large field are raced
-again in smaller ones, without its best methods and nine by lot. A worker is a process of one
+again in smaller ones, without its best methods and by lot. A worker is a process of one
 thread, as a million weights gain little from two. One JSON line a run goes to
 bench/science/regret.jsonl.
 """
@@ -34,7 +34,7 @@ from domainwright.core.seeds import derive, generator
 from domainwright.methods import METHODS
 from domainwright.models.base import Base
 from domainwright.studies.records import Candidate
-from domainwright.studies.search import FAMILIES, RUNGS, Losses, candidates, race, rungs_of
+from domainwright.studies.search import FACTORS, FAMILIES, RUNGS, Losses, candidates, race, rungs_of
 from domainwright.train import loop
 from domainwright.train.job import Job
 from domainwright.train.loss import losses_of_rows
@@ -146,7 +146,8 @@ def _fields(
     """The whole field; where it is large, harder ones of the same runs, too.
 
     Without the best method, without the best two and so on, as one method may be so far ahead
-    that nobody could miss it; and nine drawn by lot.
+    that nobody could miss it; three methods by lot with all their rates, as the race of nine has
+    them; and nine by lot, where a method may stand with a poor rate alone.
     """
     yield "whole", field
     left, out = field, 0
@@ -156,7 +157,10 @@ def _fields(
         yield f"without the best {out}", left
     if len(field) > NINE:
         draw = generator(seed, "regret")
+        methods = sorted({c.method for c in field})
         for _ in range(LOTS):
+            few = draw.permutation(methods)[: NINE // len(FACTORS)]
+            yield "three methods", tuple(c for c in field if c.method in few)
             yield "nine by lot", tuple(field[n] for n in draw.permutation(len(field))[:NINE])
 
 

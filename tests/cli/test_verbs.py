@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -65,6 +67,8 @@ def clean(text):
 def test_the_version_is_told(dw):
     said = dw("--version")
     assert (said.code, said.out, said.err) == (0, f"domainwright {version('domainwright')}\n", "")
+    module = [sys.executable, "-m", "domainwright", "--version"]
+    assert subprocess.run(module, capture_output=True, text=True, check=True).stdout == said.out
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda v: " ".join(v) or "dw")

@@ -1,0 +1,5 @@
+"""`python -m domainwright`, where `dw` is not on the path."""
+
+from domainwright.cli.main import main
+
+main()
