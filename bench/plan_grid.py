@@ -5,7 +5,7 @@
 Grid: tokens a pass x length of the documents x gradient checkpointing. The first process
 probes and predicts; the second trains with those settings and measures. Goal: memory within
 10 %, time within 20 %. One JSON line for the whole grid goes to bench/history.jsonl. Fewer steps
-hold less than a run does: between steps of unlike sizes the heap keeps gaps.
+would hold less than a run does: every new length compiles products, and some are kept.
 """
 
 import argparse

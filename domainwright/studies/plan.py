@@ -256,7 +256,7 @@ def _seeds(
 
 
 def _runs_in(field: Sequence[Candidate]) -> float:
-    """Whole runs that a race takes at most; 1 without one."""
+    """Whole runs that a race takes; 1 without one."""
     return COST[min(n for n in COST if n >= max(1, len(field)))]
 
 

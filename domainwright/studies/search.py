@@ -36,25 +36,23 @@ from domainwright.studies.records import Candidate, Search
 Losses = list[tuple[str, float, int]]
 """(row, summed loss in nats, supervised tokens) of every development row."""
 RUNGS = {
-    1: (1.0,),
-    3: (1 / 3, 1.0),
-    9: (1 / 12, 1 / 3, 1 / 2, 1.0),
-    27: (1 / 36, 1 / 12, 1 / 3, 1 / 2, 1.0),
+    1: ((1, 1.0),),
+    3: ((3, 1 / 3), (1, 1.0)),
+    9: ((9, 1 / 12), (3, 1 / 3), (2, 1 / 2), (1, 1.0)),
+    27: ((27, 1 / 36), (9, 1 / 12), (4, 1 / 3), (2, 1 / 2), (1, 1.0)),
 }
-"""Candidates -> shares of the whole run at which they are compared."""
-ALIVE = {1: (1,), 3: (3, 1), 9: (9, 3, 2, 1), 27: (27, 9, 4, 2, 1)}
-"""Candidates -> how many of them are trained to each rung."""
+"""Candidates -> how many of them are trained to which share of the whole run, and compared."""
 COST = {
     count: sum(
-        n * (to - since)
-        for n, to, since in zip(alive, RUNGS[count], (0.0, *RUNGS[count][:-1]), strict=True)
+        alive * (share - since)
+        for (alive, share), (_, since) in zip(rungs, ((0, 0.0), *rungs[:-1]), strict=True)
     )
-    for count, alive in ALIVE.items()
+    for count, rungs in RUNGS.items()
 }
 """Candidates -> training that their race takes, in whole runs."""
 FEWEST_STEPS = {3: 24, 9: 96, 27: 288}
 """Steps of the whole run from which a race of that size says anything at its first rung."""
-VISITS = {count: sum(alive) for count, alive in ALIVE.items()}
+VISITS = {count: sum(alive for alive, _ in rungs) for count, rungs in RUNGS.items()}
 """Candidates -> how often one is taken up."""
 FAMILIES = (
     "lora",
@@ -81,7 +79,7 @@ def rungs_of(count: int, steps: int) -> list[int]:
     >>> rungs_of(9, 114)
     [9, 38, 57, 114]
     """
-    return [max(1, int(steps * share + 1e-6)) for share in RUNGS[count]]
+    return [max(1, int(steps * share + 1e-6)) for _, share in RUNGS[count]]
 
 
 def further_looks(count: int, checks: int) -> int:
@@ -91,7 +89,7 @@ def further_looks(count: int, checks: int) -> int:
     [0, 2, 3, 4]
     """
     looks = before = 0
-    for alive, share in zip(ALIVE[count], RUNGS[count][:-1], strict=False):
+    for alive, share in RUNGS[count][:-1]:
         now = int(share * checks + 1e-6)
         looks += (alive - 1) * (now - before)
         before = now
@@ -171,7 +169,7 @@ def race(
     state = {c.name: c for c in field}
     alive = [c.name for c in field]
     rungs, taken = rungs_of(size, steps), 0
-    for until, places in zip(rungs, ALIVE[size][1:], strict=False):
+    for until, (places, _) in zip(rungs[:-1], RUNGS[size][1:], strict=True):
         losses: dict[str, Losses] = {}
         ahead([state[n] for n in alive if _read(state[n], until, folder) is None], until)
         for done, name in enumerate(alive):

@@ -25,7 +25,7 @@ class Job:
     base: Base
     adapter: Adapter
     rows: Sequence[TrainRow] = ()
-    """None: the job is for steps on rows that are given one by one, and for no run."""
+    """Empty: the job is for steps whose rows are handed over, and for no run."""
     development: Sequence[TrainRow] = ()
     general: Sequence[TrainRow] = ()
     """General text on which forgetting is watched."""

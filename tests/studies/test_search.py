@@ -12,9 +12,9 @@ from domainwright.studies._probes import BUILD_SECONDS
 from domainwright.studies.api import decide
 from domainwright.studies.records import Candidate
 from domainwright.studies.search import (
-    ALIVE,
     COST,
     FEWEST_STEPS,
+    RUNGS,
     VISITS,
     race,
     rungs_of,
@@ -91,7 +91,7 @@ def test_nine_candidates_take_at_most_two_and_a_half_runs_and_27_three_and_a_fif
         assert COST[count] <= runs
         for steps in range(FEWEST_STEPS.get(count, 1), 700):
             taken = since = 0
-            for alive, until in zip(ALIVE[count], rungs_of(count, steps), strict=True):
+            for (alive, _), until in zip(RUNGS[count], rungs_of(count, steps), strict=True):
                 taken, since = taken + alive * (until - since), until
             assert since == steps and taken <= runs * steps
 
