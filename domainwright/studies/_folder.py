@@ -34,6 +34,7 @@ OF_RUN = (
 SAME_RESULT = (
     "train.micro_tokens",
     "train.gradient_checkpointing",
+    "train.offload",
     "train.checkpoint_every",
     "budget.memory_gb",
     "track",

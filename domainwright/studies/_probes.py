@@ -29,8 +29,8 @@ from domainwright.train.fit import Wish, decide, measure, per_step
 from domainwright.train.probe import Costs
 from domainwright.train.tasks import with_tasks
 
-Probed = dict[str, tuple[Wish, Costs, bool]]
-"""Method -> (its run, what it costs, whether with gradient checkpointing)."""
+Probed = dict[str, tuple[Wish, Costs]]
+"""Method -> (its run, what it costs)."""
 BUILD_SECONDS = 0.5
 """Making an adapter and tokenising the rows once more."""
 
@@ -98,7 +98,7 @@ def probe_methods(
     methods: Sequence[str],
     general: Sequence[Text],
 ) -> Probed:
-    """Method -> (its run, what it costs, whether with gradient checkpointing).
+    """Method -> (its run, what it costs).
 
     Rows are in the base's own tokens: with new words of an adapter a run takes a little less.
 
@@ -123,9 +123,9 @@ def probe_methods(
         def begin(method: str = method, settings: dict = settings) -> Adapter:
             return build(base, method, settings, study.seed, labels)
 
-        costs, recompute = measure(base, begin, wish)
+        costs = measure(base, begin, wish)
         resident = costs.resident_mib + _held_later_mib(study, base)
-        found[method] = (wish, replace(costs, resident_mib=resident), recompute)
+        found[method] = (wish, replace(costs, resident_mib=resident))
     return found
 
 
@@ -173,15 +173,15 @@ def step_seconds(study: StudySettings, base: Base, probed: Probed) -> float:
     """One optimiser step of every method, with its share of the checkpoints."""
     each = sum(
         per_step(base, wish, costs)[0] + costs.checkpoint_seconds / study.train.checkpoint_every
-        for wish, costs, _ in probed.values()
+        for wish, costs in probed.values()
     )
     return max(each, 1e-9)
 
 
 def _aside_seconds(base: Base, probed: Probed, steps: int) -> dict[int, float]:
     """Candidates -> a race beside its steps: taking them up, looks, and reading at every rung."""
-    wish, costs, recompute = next(iter(probed.values()))
-    run = decide(base, wish, costs, steps, recompute)
+    wish, costs = next(iter(probed.values()))
+    run = decide(base, wish, costs, steps)
     tokens = sum(len(r.ids) for r in wish.watched[: wish.development])
     visit = tokens * costs.reading_seconds_per_token + costs.checkpoint_seconds + BUILD_SECONDS
     look = run.check_seconds / (1 + run.checks)
@@ -215,7 +215,7 @@ def _entered(
         try:
             if method not in known:
                 known |= probe_methods(study, base, data, [method], general)
-            decide(base, *known[method][:2], 1, known[method][2]).require()
+            decide(base, *known[method], 1).require()
         except CapabilityError as error:
             out.append(f"{method} was not tried: {error.cause}")
             continue

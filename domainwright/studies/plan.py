@@ -155,7 +155,7 @@ def make_plan(
     new_tokens = study.evaluate.new_tokens or longest_answer(base, data, train[:400])
     read, write = rates(base, documents, answers)
     retention = (RETENTION_TOKENS + retention_tokens) / read
-    looks = sum(decide(base, *probed[m][:2], 1, probed[m][2]).check_seconds for m in methods)
+    looks = sum(decide(base, *probed[m], 1).check_seconds for m in methods)
     probing = time.perf_counter() - begun  # the study's too
     aside = spent + probing + _preparing_seconds(study, strategies, data, mean_tokens, read, write)
     written = new_tokens / write if write else 0.0
@@ -178,7 +178,7 @@ def make_plan(
         race = race_of(study, base, data, general, probed, training / seeds) or none
         field, steps, probed, more = race.field, race.steps, probed | race.probed, [*race.notes]
         aside += race.aside + time.perf_counter() - begun - probing
-    runs = {m: decide(base, x[0], x[1], steps, x[2]) for m, x in probed.items()}
+    runs = {m: decide(base, *x, steps) for m, x in probed.items()}
     times = _runs_in(field) - 1 + trainings(seeds, folds)
     planned = _strategies(study, data, strategies, runs, asking, retention, times)
     minutes = sum(s.minutes for s in planned) + (aside + retention) / 60

@@ -28,6 +28,9 @@ def plan_lines(plan: Plan) -> list[str]:
     steps = f" and {plan.steps} steps of training" if any(s.run for s in plan.strategies) else ""
     twice = [r for s in plan.strategies if (r := s.run) and r.gradient_checkpointing]
     told = ["recompute: with gradient checkpointing, or the run would not fit."] if twice else []
+    moved = [s.name for s in plan.strategies if s.run and s.run.offload]
+    if moved:
+        told.append(f"{', '.join(moved)}: the optimiser's state off the device (train.offload).")
     return [*lines, "", f"{whole}{steps}.", *told, *plan.notes]
 
 

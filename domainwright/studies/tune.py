@@ -177,6 +177,7 @@ def begin(wanted: Wanted, resume: bool, listen: Listener) -> Begun:
         or usual_rate(method, base.parameters, settings.batch),
         "micro_tokens": found.micro_tokens,
         "gradient_checkpointing": found.gradient_checkpointing,
+        "offload": found.offload,
         "method": f"{method}@{kind.version}",
         **as_mapping(adapter.settings),
         **({"shares": dict(wanted.shares)} if wanted.shares else {}),
@@ -243,6 +244,7 @@ def _job(
         micro_tokens=found.micro_tokens,
         start=start,
         recompute=found.gradient_checkpointing,
+        offload=found.offload,
         replay=wish.replay,
         shares=wish.shares,
         penalties=penalties_of(adapter, wish.settings, given),
@@ -286,16 +288,19 @@ def _fit(folder: Path | None, planned: Fit | None, wish: Wish, steps: int) -> Fi
         planned = from_mapping(Fit, json.loads(file.read_text(encoding="utf-8")), str(file))
     if planned is None or (planned.memory_gb, planned.steps) != (wish.memory_gb, steps):
         return None
-    asked = settings.gradient_checkpointing
-    same = settings.micro_tokens in (None, planned.micro_tokens)
-    return planned if same and asked in ("auto", planned.gradient_checkpointing) else None
+    same = (
+        settings.micro_tokens in (None, planned.micro_tokens)
+        and settings.gradient_checkpointing in ("auto", planned.gradient_checkpointing)
+        and settings.offload in ("auto", planned.offload)
+    )
+    return planned if same else None
 
 
 def _identity(
     chosen: dict[str, Any], parents: dict[str, str], seed: int, rows: Sequence[TrainRow]
 ) -> str:
     """Hash of all that decides a run's result; what changes memory or disk alone is left out."""
-    free = ("micro_tokens", "gradient_checkpointing", "checkpoint_every")
+    free = ("micro_tokens", "gradient_checkpointing", "offload", "checkpoint_every")
     return sha256_json(
         {
             "settings": {k: v for k, v in chosen.items() if k not in free},

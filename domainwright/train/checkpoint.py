@@ -2,28 +2,34 @@
 
 Everything else (data order, dropout) follows from the seed and the step, so nothing else
 needs saving and a resumed run ends with bit-identical weights.
+
+Tensors go into files of at most SHARD bytes and are read one by one: a run whose optimiser's state
+lies on a shelf has no room for all of them.
 """
 
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from domainwright.core.artifacts import aside, read_manifest, sweep, write_folder
 from domainwright.core.errors import ConfigError, DataError
+from domainwright.train.shelf import Shelf
 
 KEEP = 2
 """Newest checkpoints kept: one is enough unless its disk block goes bad."""
+SHARD = 256 * 2**20
+"""Bytes of a file beyond which the next tensor begins another."""
 
 
 @dataclass
@@ -53,14 +59,26 @@ class State:
     """Every line of metrics.jsonl so far."""
 
 
-def save(folder: Path, state: State, tensors: dict[str, Tensor], run_hash: str) -> None:
-    """Write `folder/step-N`, then remove all but the newest ones."""
+def save(
+    folder: Path,
+    state: State,
+    tensors: Mapping[str, Tensor],
+    run_hash: str,
+    shelves: Iterable[Shelf] = (),
+) -> None:
+    """Write `folder/step-N`, then remove all but the newest ones.
+
+    Args:
+        shelves: on which some of the tensors lie.
+    """
 
     def fill(out: Path) -> None:
         with disk_errors(out):
-            save_file(
-                {k: v.detach().contiguous() for k, v in tensors.items()}, out / "state.safetensors"
-            )
+            for number, names in enumerate(_shards(tensors)):
+                part = {name: tensors[name].detach().contiguous() for name in names}
+                save_file(part, out / f"state{f'-{number}' * bool(number)}.safetensors")
+                for shelf in shelves:
+                    shelf.leave()
         (out / "state.json").write_text(json.dumps(asdict(state)), encoding="utf-8")
 
     write_folder(folder / f"step-{state.step:07d}", "checkpoint", fill, parents={"run": run_hash})
@@ -68,6 +86,64 @@ def save(folder: Path, state: State, tensors: dict[str, Tensor], run_hash: str) 
         gone = aside(old, "del")
         old.rename(gone)
         shutil.rmtree(gone)
+
+
+def _shards(tensors: Mapping[str, Tensor]) -> list[list[str]]:
+    """The names of every file's tensors."""
+    shards, size = [list[str]()], 0
+    for name, value in tensors.items():
+        if size + value.nbytes > SHARD and shards[-1]:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += value.nbytes
+    return shards
+
+
+class Stored(Mapping[str, Tensor]):
+    """The tensors of a checkpoint, read when they are asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file: dict[str, Path] = {}
+        for path in sorted(folder.glob("state*.safetensors")):
+            with safe_open(path, "pt") as file:
+                self._file |= dict.fromkeys(file.keys(), path)
+        self._open: tuple[Path, Any] | None = None
+
+    def __getitem__(self, name: str) -> Tensor:
+        path = self._file[name]
+        if self._open is None or self._open[0] != path:
+            # One at a time: what was read of a file is in memory as long as it is open.
+            self._open = path, safe_open(path, "pt")
+        value: Tensor = self._open[1].get_tensor(name)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file)
+
+    def __len__(self) -> int:
+        return len(self._file)
+
+    def part(self, kind: str) -> "Part":
+        """Those whose names begin with `kind` and a dot, by the rest of their names."""
+        return Part(self, f"{kind}.")
+
+
+class Part(Mapping[str, Tensor]):
+    """Some of the tensors of a checkpoint."""
+
+    def __init__(self, whole: Stored, prefix: str) -> None:
+        self._whole, self._prefix = whole, prefix
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._whole[self._prefix + name]
+
+    def __iter__(self) -> Iterator[str]:
+        start = self._prefix
+        return (name.removeprefix(start) for name in self._whole if name.startswith(start))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 @contextmanager
@@ -83,7 +159,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
         raise OSError(code, os.strerror(code), str(folder)) from error
 
 
-def newest(folder: Path, run_hash: str) -> tuple[State, dict[str, Tensor]] | None:
+def newest(folder: Path, run_hash: str) -> tuple[State, Stored] | None:
     """The newest undamaged checkpoint, or None when there is none.
 
     Raises:
@@ -103,28 +179,34 @@ def newest(folder: Path, run_hash: str) -> tuple[State, dict[str, Tensor]] | Non
                 "resume with the same study file and data, or start afresh without --resume.",
             )
         state = State(**json.loads((path / "state.json").read_text(encoding="utf-8")))
-        return state, load_file(path / "state.safetensors")
+        return state, Stored(path)
     return None
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's tensors under flat names."""
     return {
-        f"optimiser.{number}.{key}": value
+        f"{number}.{key}": value
         for number, entry in optimiser.state_dict()["state"].items()
         for key, value in entry.items()
     }
 
 
-def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    whole = optimiser.state_dict()
+def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put the optimiser where it was.
+
+    Args:
+        tensors: what `optimiser_tensors` gave.
+    """
+    parameters = [(p, g["fused"]) for g in optimiser.param_groups for p in g["params"]]
     for name, value in tensors.items():
-        if name.startswith("optimiser."):
-            _, number, key = name.split(".", 2)
-            whole["state"].setdefault(int(number), {})[key] = value
-    optimiser.load_state_dict(whole)
-    for parameter, entry in optimiser.state.items():
-        for key, value in entry.items():
+        number, key = name.split(".", 1)
+        parameter, fused = parameters[int(number)]
+        entry = optimiser.state[parameter]
+        if key in entry:
+            entry[key].copy_(value)
+        elif key == "step":
+            entry[key] = value.to(parameter.device) if fused else value
+        else:
             # A file holds no strides, and a fused update pairs elements by their place in memory.
-            if value.shape == parameter.shape and value.stride() != parameter.stride():
-                entry[key] = torch.empty_like(parameter).copy_(value)
+            entry[key] = torch.empty_like(parameter).copy_(value)

@@ -1,8 +1,10 @@
-"""How a run fits into its memory budget: tokens a pass, gradient checkpointing, and how long.
+"""How a run fits into its memory budget: tokens a pass, gradient checkpointing, offload, how long.
 
 The passes of every planned step are known beforehand, so time and peak are sums over the real
-ones. Checkpointing is taken where the longest document would not fit without it, not for
-larger passes: it costs a third more time, and small passes cost next to nothing.
+ones. Checkpointing and offload are taken where the longest document would not fit without them,
+not for larger passes: they cost time, and small passes cost next to nothing. Offload comes first
+where it is enough, for it costs the same however many tokens a step has, and is not tried where
+it would move little: an adapter's moments are small beside its activations.
 """
 
 import math
@@ -13,13 +15,15 @@ from domainwright.core.errors import CapabilityError
 from domainwright.methods._adapter import Adapter
 from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow
-from domainwright.train.memory import MARGIN, budget_mib, largest_pass
+from domainwright.train.memory import MARGIN, MIB, Meter, budget_mib, largest_pass
 from domainwright.train.order import Order, micro_batches, passes_of, replayed_in_step, tokens_of
 from domainwright.train.probe import Costs, probe, work
 from domainwright.train.settings import TrainSettings
 
 STEPS = 64
 """Steps whose passes are counted one by one; more are taken to be like them."""
+WORTH = 0.1
+"""Share of what is needed from which moving it off the device may decide."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,7 @@ class Fit:
     steps: int
     micro_tokens: int
     gradient_checkpointing: bool
+    offload: bool = False
     peak_mib: float
     train_seconds: float
     """Optimiser steps and checkpoints."""
@@ -95,21 +100,34 @@ class Wish:
 
 def fit(base: Base, build: Callable[[], Adapter], wish: Wish, steps: int) -> Fit:
     """Probe and decide; see `measure` and `decide`."""
-    costs, recompute = measure(base, build, wish)
-    return decide(base, wish, costs, steps, recompute)
+    return decide(base, wish, measure(base, build, wish), steps)
 
 
-def measure(base: Base, build: Callable[[], Adapter], wish: Wish) -> tuple[Costs, bool]:
-    """(costs, whether blocks are computed twice). A second probe where the first does not fit.
+def measure(base: Base, build: Callable[[], Adapter], wish: Wish) -> Costs:
+    """Costs of the way that is taken: the first one that fits, else the one that needs least.
 
     Args:
         build: makes an adapter like the run's, for the probe.
     """
-    asked = wish.settings.gradient_checkpointing
-    costs = probe(base, build, wish.rows, wish.settings, recompute=asked is True)
-    if asked != "auto" or _most(base, wish, costs) >= _needed(wish):
-        return costs, asked is True
-    return probe(base, build, wish.rows, wish.settings, recompute=True), True
+    settings, needed = wish.settings, _needed(wish)
+    twice, may_move = settings.gradient_checkpointing, settings.offload == "auto"
+
+    def tried(*, recompute: bool, offload: bool) -> Costs:
+        return probe(base, build, wish.rows, settings, recompute=recompute, offload=offload)
+
+    def fits(costs: Costs, moved_mib: float = 0.0) -> bool:
+        return _most(base, wish, costs, moved_mib) >= needed
+
+    move = settings.offload is True or (may_move and _too_large(base, build, wish))
+    costs = tried(recompute=twice is True, offload=move)
+    if may_move and not fits(costs) and fits(costs, costs.movable_mib):
+        costs = tried(recompute=costs.recompute, offload=True)
+    if twice == "auto" and not fits(costs):
+        costs = tried(recompute=True, offload=costs.offload)
+    worth = costs.movable_mib > WORTH * costs.peak_mib(needed, 0)
+    if may_move and worth and not fits(costs):
+        costs = tried(recompute=costs.recompute, offload=True)
+    return costs
 
 
 def per_step(base: Base, wish: Wish, costs: Costs, steps: int = STEPS) -> tuple[float, int]:
@@ -124,10 +142,10 @@ def per_step(base: Base, wish: Wish, costs: Costs, steps: int = STEPS) -> tuple[
             flops, tokens = work(base, group, apart=costs.apart)
             largest = max(largest, tokens)
             seconds += costs.seconds(flops)
-    return seconds / counted, largest
+    return seconds / counted + costs.update_seconds, largest
 
 
-def decide(base: Base, wish: Wish, costs: Costs, steps: int, recompute: bool) -> Fit:
+def decide(base: Base, wish: Wish, costs: Costs, steps: int) -> Fit:
     """The run of `steps` steps at these costs."""
     settings = wish.settings
     most, needed = _most(base, wish, costs), _needed(wish)
@@ -138,12 +156,13 @@ def decide(base: Base, wish: Wish, costs: Costs, steps: int, recompute: bool) ->
     checks = settings.checks_in(steps)
     cause, remedy = "", ""
     if most < needed:
-        cause, remedy = _refusal(base, wish, costs, recompute)
+        cause, remedy = _refusal(base, wish, costs)
     return Fit(
         memory_gb=wish.memory_gb,
         steps=steps,
         micro_tokens=micro,
-        gradient_checkpointing=recompute,
+        gradient_checkpointing=costs.recompute,
+        offload=costs.offload,
         peak_mib=round(peak, 1),
         train_seconds=mean * steps + costs.checkpoint_seconds * saves(settings, steps),
         check_seconds=costs.reading_seconds_per_token * sum(read) * (1 + checks),
@@ -160,10 +179,18 @@ def pass_tokens(base: Base, wish: Wish, costs: Costs) -> int:
     return wish.settings.micro_tokens or max(longest, most)
 
 
-def _most(base: Base, wish: Wish, costs: Costs) -> int:
+def _most(base: Base, wish: Wish, costs: Costs, moved_mib: float = 0.0) -> int:
     """Most tokens that one training pass may have within the budget."""
     budget = budget_mib(base.device, wish.memory_gb) * (1 - MARGIN)
-    return costs.training.tokens(budget - costs.resident_mib - costs.kept_mib)
+    return costs.training.tokens(budget - costs.resident_mib - costs.kept_mib + moved_mib)
+
+
+def _too_large(base: Base, build: Callable[[], Adapter], wish: Wish) -> bool:
+    """Whether weights, gradients and moments alone are over the budget: no probe may hold them."""
+    room = (budget_mib(base.device, wish.memory_gb) - Meter(base.device).reset()) * MIB
+    if 16 * base.parameters <= room:
+        return False
+    return 4 * sum(p.nbytes for p in build().parameters() if p.requires_grad) > room
 
 
 def _needed(wish: Wish) -> int:
@@ -183,15 +210,15 @@ def saves(settings: TrainSettings, steps: int) -> int:
     return -(-steps // settings.checkpoint_every)
 
 
-def _refusal(base: Base, wish: Wish, costs: Costs, recompute: bool) -> tuple[str, str]:
+def _refusal(base: Base, wish: Wish, costs: Costs) -> tuple[str, str]:
     """(what does not fit, what would)."""
     most, needed = _most(base, wish, costs), _needed(wish)
     gigabytes = costs.peak_mib(needed, 0) / (1 - MARGIN) * 2**20 / 1e9
     budget = budget_mib(base.device, wish.memory_gb) * 2**20 / 1e9
+    ways = ["gradient checkpointing"] * costs.recompute + ["offload"] * costs.offload
     cause = (
         f"Training on {base.source.name} needs about {gigabytes:.2f} GB for a pass of {needed} "
-        f"tokens{' with gradient checkpointing' if recompute else ''}, and the budget is "
-        f"{budget:.2f} GB."
+        f"tokens{' with ' * bool(ways)}{' and '.join(ways)}, and the budget is {budget:.2f} GB."
     )
     # Rounded up: what is typed next must not be refused again.
     advice = [f"raise budget.memory_gb to {math.ceil(10 * gigabytes) / 10:.1f}"]
@@ -199,6 +226,8 @@ def _refusal(base: Base, wish: Wish, costs: Costs, recompute: bool) -> tuple[str
         advice.append(f"lower train.micro_tokens to {most}")
     elif most >= 2:
         advice.append(f"lower train.max_tokens to {most}")
-    if not recompute:
+    if not costs.recompute:
         advice.append("set `train: {gradient_checkpointing: true}`")
+    if costs.movable_mib > WORTH * costs.peak_mib(needed, 0):
+        advice.append("set `train: {offload: true}`")
     return cause, ", ".join([*advice, "or take a smaller base."])

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from domainwright.methods._adapter import Adapter
 from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow
 from domainwright.train.order import Order
 from domainwright.train.penalties._penalty import Penalty
 from domainwright.train.settings import TrainSettings
+from domainwright.train.shelf import Shelf
 from domainwright.train.tasks import Balance
 
 
@@ -42,6 +45,8 @@ class Job:
     """Watched losses of the untouched base, where another run on the same rows has read them."""
     recompute: bool = False
     """Gradient checkpointing: less memory, more time, the same gradients."""
+    offload: bool = False
+    """The optimiser's state and the best states off the device (`train.shelf`)."""
     replay: Sequence[TrainRow] = ()
     """General rows to be read too, as `settings.replay` says."""
     penalties: Sequence[Penalty] = ()
@@ -54,6 +59,16 @@ class Job:
     @property
     def order(self) -> Order:
         return Order(self.rows, self.settings.batch, self.seed, self.shares)
+
+    def kept(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A copy of a state of the adapter, off the device where the run says so.
+
+        Raises:
+            OSError: the disk has no room for it.
+        """
+        if self.offload:
+            return Shelf.of(state, self.folder)
+        return {k: v.detach().clone() for k, v in state.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

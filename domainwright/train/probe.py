@@ -1,7 +1,7 @@
 """What training costs on this machine: two steps of different size, a few seconds.
 
     memory     the line through the peaks of a small and a large pass
-    seconds    per pass + work · (seconds per FLOP), from the same two passes
+    seconds    per pass + work · (seconds per FLOP), from the same two passes; an update apart
     work       4·P·tokens + 4·V·D·targets + 7·q·Σ length²        FLOPs of one training pass
 
 P: parameters of the blocks' linear layers; V·D: the head; q: width of all attention layers
@@ -31,12 +31,12 @@ from domainwright.models.tree import grow
 from domainwright.train import checkpoint
 from domainwright.train.job import Job
 from domainwright.train.loss import BLOCK
-from domainwright.train.memory import Line, Meter, largest_pass
+from domainwright.train.memory import MIB, Line, Meter, largest_pass
 from domainwright.train.objective import check_fit, penalties_of
 from domainwright.train.recompute import recomputed
 from domainwright.train.run import write_checkpoint
 from domainwright.train.settings import TrainSettings
-from domainwright.train.step import fused, mean_loss, take_step
+from domainwright.train.step import mean_loss, optimiser_of, take_step
 
 SECONDS = 2.0
 """About how long the large pass may take."""
@@ -67,6 +67,14 @@ class Costs:
     checkpoint_seconds: float
     kept_mib: float
     """Copy of the best state, and the mean where states are averaged."""
+    update_seconds: float = 0.0
+    """Of the optimiser, once a step."""
+    movable_mib: float = 0.0
+    """What offload would free of the device: the optimiser's state and the copies."""
+    recompute: bool = False
+    """Whether it was measured with gradient checkpointing."""
+    offload: bool = False
+    """Whether it was measured with the optimiser's state off the device."""
     apart: bool = False
     """Whether every row is read whole: noise is drawn for each."""
 
@@ -111,6 +119,7 @@ def probe(
     settings: TrainSettings,
     *,
     recompute: bool = False,
+    offload: bool = False,
 ) -> Costs:
     """Measure the rates. The base is bare again afterwards, and no random stream has moved.
 
@@ -122,68 +131,87 @@ def probe(
     parameters = [p for p in adapter.parameters() if p.requires_grad]
     meter = Meter(base.device)
     with tempfile.TemporaryDirectory() as folder:
-        job = _job(base, adapter, settings, Path(folder), recompute)
+        job = _job(base, adapter, settings, Path(folder), recompute=recompute, offload=offload)
         check_fit(adapter, settings)
-        optimiser = torch.optim.AdamW(parameters, lr=0.0, fused=fused(base))
+        optimiser = optimiser_of(job)
 
-        def step(documents: Sequence[TrainRow]) -> float:
-            begun = time.perf_counter()
+        def step(documents: Sequence[TrainRow], micro: int) -> float:
+            own = replace(job, micro_tokens=micro)
             # The last step: whatever begins later in a run trains there.
-            take_step(job, optimiser, parameters, job.steps, documents)
-            _wait(base)
-            return time.perf_counter() - begun
+            return _timed(base, lambda: take_step(own, optimiser, parameters, own.steps, documents))
 
         resident = meter.reset()
         with adapter.attached(), recomputed(base, recompute):
             apart = base.hooks.dropping or bool(settings.neftune or settings.r_drop)
-            step(_cut(base, rows, WARM, WARM))
-            job = replace(job, micro_tokens=TIMED)
-            few, many = _sizes(base, step(_cut(base, rows, TIMED, PIECE)) / TIMED)
+            step(_cut(base, rows, WARM, WARM), WARM)
+            few, many = _sizes(base, step(_cut(base, rows, TIMED, PIECE), TIMED) / TIMED)
             small, large = _cut(base, rows, few, PIECE), _cut(base, rows, many, many)
             # Adapter, gradients and optimiser; measured here, before the allocator has gaps.
             state = max(0.0, meter.reset() - resident)
-            peaks, seconds = [], []
-            for documents in (small, large):
-                # In one pass whatever its size: the limit of the run is what is to be found.
-                tokens = sum(len(r.ids) for r in documents)
-                job = replace(job, micro_tokens=tokens)
-                held = meter.reset()
-                step([_labelled(r) for r in documents])
-                # Again for the time: the first pass of a size pays for its memory. Three times,
-                # for one may be disturbed. The peak is that of all: freed memory has gaps.
-                seconds.append(median(step(documents) for _ in range(3)))
-                peaks.append((tokens, meter.peak_mib() - held))
+            passes = [_pass(meter, step, documents) for documents in (small, large)]
+            update = median(_timed(base, optimiser.step) for _ in range(3))
             held = meter.reset()
             # Products that were compiled for these sizes stay, too.
             state = max(state, held - resident)
-            reading = _reading_seconds(job, large)
+            own = replace(job, micro_tokens=passes[1].tokens)
+            reading = _timed(base, lambda: mean_loss(own, large))
             read_mib = meter.peak_mib() - held
         saved = _checkpoint_seconds(job, optimiser)
-    training = Line.through(*peaks)
+    training = Line.through(*((x.tokens, x.mib) for x in passes))
     flops = [work(base, rows).flops for rows in (small, large)]
-    per_pass, per_flop = _rates(flops[0], seconds[0], flops[1], seconds[1])
+    per_pass, per_flop = _rates(*flops, *(max(0.0, x.seconds - update) for x in passes))
+    kept, moments = _kept_mib(adapter, settings), sum(2 * p.nbytes for p in parameters) / MIB
     return Costs(
         resident_mib=resident,
         # What the optimiser and the gradients hold between the steps is part of the run.
         training=replace(training, fixed_mib=training.fixed_mib + state),
-        reading=Line.through((0, state), (peaks[1][0], state + read_mib)),
+        reading=Line.through((0, state), (passes[1].tokens, state + read_mib)),
         seconds_per_pass=per_pass,
         seconds_per_flop=per_flop,
-        reading_seconds_per_token=reading / peaks[1][0],
+        reading_seconds_per_token=reading / passes[1].tokens,
         checkpoint_seconds=saved,
-        kept_mib=(1 if settings.average is None else 2) * _bytes_of(adapter) / 2**20,
+        kept_mib=0.0 if offload else kept,
+        update_seconds=update,
+        movable_mib=0.0 if offload else moments + kept,
+        recompute=recompute,
+        offload=offload,
         apart=apart,
     )
 
 
-def _bytes_of(adapter: Adapter) -> int:
-    return int(sum(x.nbytes for x in adapter.state_dict().values()))
+class _Pass(NamedTuple):
+    tokens: int
+    mib: float
+    """Over what was held before it."""
+    seconds: float
 
 
-def _reading_seconds(job: Job, documents: Sequence[TrainRow]) -> float:
+def _pass(
+    meter: Meter, step: Callable[[Sequence[TrainRow], int], float], documents: Sequence[TrainRow]
+) -> _Pass:
+    """A step in one pass whatever its size: the limit of the run is what is to be found.
+
+    The first one, all of whose tokens are labelled, has the memory; for the time again, because a
+    size's first pass pays for its memory. Three times, for one may be disturbed. The peak is that
+    of all: freed memory has gaps.
+    """
+    tokens = sum(len(r.ids) for r in documents)
+    held = meter.reset()
+    step([_labelled(r) for r in documents], tokens)
+    seconds = median(step(documents, tokens) for _ in range(3))
+    return _Pass(tokens, meter.peak_mib() - held, seconds)
+
+
+def _kept_mib(adapter: Adapter, settings: TrainSettings) -> float:
+    """Copies of the adapter's state that a run keeps."""
+    copies = 1 if settings.average is None else 2
+    return copies * sum(x.nbytes for x in adapter.state_dict().values()) / MIB
+
+
+def _timed(base: Base, work: Callable[[], object]) -> float:
     begun = time.perf_counter()
-    mean_loss(job, documents)
-    _wait(job.base)
+    work()
+    _wait(base)
     return time.perf_counter() - begun
 
 
@@ -194,7 +222,7 @@ def _sizes(base: Base, seconds_per_token: float) -> tuple[int, int]:
     return max(min(FULL, many // 2), many // 3), many
 
 
-def _rates(few: float, few_seconds: float, many: float, many_seconds: float) -> tuple[float, float]:
+def _rates(few: float, many: float, few_seconds: float, many_seconds: float) -> tuple[float, float]:
     """(seconds per pass, seconds per FLOP); a negative pass is noise, and then nothing."""
     per_flop = (many_seconds - few_seconds) / (many - few) if many > few else 0.0
     per_pass = few_seconds - few * per_flop
@@ -238,12 +266,8 @@ def _taught(row: TrainRow) -> TrainRow:
 
 def _checkpoint_seconds(job: Job, optimiser: torch.optim.Optimizer) -> float:
     kinds = ["best"] if job.settings.average is None else ["best", "mean"]
-    kept = {
-        kind: {k: v.detach().clone() for k, v in job.adapter.state_dict().items()} for kind in kinds
-    }
-    begun = time.perf_counter()
-    write_checkpoint(job, optimiser, checkpoint.State(), kept)
-    return time.perf_counter() - begun
+    kept = {kind: job.kept(job.adapter.state_dict()) for kind in kinds}
+    return _timed(job.base, lambda: write_checkpoint(job, optimiser, checkpoint.State(), kept))
 
 
 def _wait(base: Base) -> None:
@@ -252,7 +276,13 @@ def _wait(base: Base) -> None:
 
 
 def _job(
-    base: Base, adapter: Adapter, settings: TrainSettings, folder: Path, recompute: bool
+    base: Base,
+    adapter: Adapter,
+    settings: TrainSettings,
+    folder: Path,
+    *,
+    recompute: bool,
+    offload: bool,
 ) -> Job:
     return Job(
         base=base,
@@ -265,5 +295,6 @@ def _job(
         folder=folder,
         run_hash="probe",
         recompute=recompute,
+        offload=offload,
         penalties=penalties_of(adapter, settings),
     )

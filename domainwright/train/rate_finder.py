@@ -58,7 +58,7 @@ def find_rate(
     """
     settings = replace(job.settings, schedule="constant", warmup_share=0.0, replay=None)
     job = replace(job, settings=settings, replay=(), steps=steps)
-    before = {k: v.detach().clone() for k, v in job.adapter.state_dict().items()}
+    before = job.kept(job.adapter.state_dict())
     optimiser = optimiser_of(job)
     parameters = [p for p in job.adapter.parameters() if p.requires_grad]
     order, excess, rates = job.order, list[float](), np.geomspace(low, high, steps).tolist()

@@ -15,11 +15,12 @@ from domainwright.core.progress import Step
 from domainwright.methods._adapter import Adapter
 from domainwright.models.flat import flatten
 from domainwright.train import checkpoint
-from domainwright.train.checkpoint import State
+from domainwright.train.checkpoint import State, Stored
 from domainwright.train.draw_back import MARGIN, draw_back, start_of
 from domainwright.train.job import Job, Trained
 from domainwright.train.objective import check_fit
 from domainwright.train.settings import TrainSettings
+from domainwright.train.shelf import Shelf, ShelvedAdamW
 from domainwright.train.step import Watched, optimiser_of, within_memory
 
 Failure = RunFailed | CapabilityError
@@ -80,12 +81,11 @@ class Run:
         self.state, tensors = found
         self.saved = self.state.step
         _restore(job.adapter, self.optimiser, tensors)
-        self.best, self.beyond, self.mean, balance = (
-            {k.removeprefix(p): v for k, v in tensors.items() if k.startswith(p)}
-            for p in ("best.", "beyond.", "mean.", "balance.")
+        self.best, self.beyond, self.mean = (
+            self.job.kept(tensors.part(kind)) for kind in ("best", "beyond", "mean")
         )
         if job.balance is not None:
-            job.balance.load_state_dict(balance)
+            job.balance.load_state_dict(dict(tensors.part("balance")))
         if self.state.halved_to:
             self.job = replace(job, micro_tokens=min(job.micro_tokens, self.state.halved_to))
         return True
@@ -142,7 +142,9 @@ class Run:
         share = self.job.settings.average
         if share is not None and state.step > share * self.job.steps:
             state.averaged += 1
-            add_to_mean(self.mean, self.job.adapter.state_dict(), state.averaged)
+            now = self.job.adapter.state_dict()
+            self.mean = self.mean or self.job.kept(now)
+            add_to_mean(self.mean, now, state.averaged)
         if state.step in self.checks:
             prepare()
             line |= self._losses(watched)
@@ -160,13 +162,13 @@ class Run:
         if is_best(state, line, state.history[0], self.job.settings):
             state.best_step, state.best_loss = state.step, line["development_loss"]
             state.since_best = 0
-            self.best = {k: v.detach().clone() for k, v in self.job.adapter.state_dict().items()}
+            self.best = self.job.kept(self.job.adapter.state_dict())
             return True
         state.since_best += 1
         least = min(x for x in (state.best_loss, state.over_loss, math.inf) if x is not None)
         if self.begun and line["development_loss"] < least:
             state.over_step, state.over_loss = state.step, line["development_loss"]
-            self.beyond = {k: v.detach().clone() for k, v in self.job.adapter.state_dict().items()}
+            self.beyond = self.job.kept(self.job.adapter.state_dict())
         return False
 
     @property
@@ -231,6 +233,8 @@ class Run:
             RunFailed: nothing learned, nothing changed, or too much forgotten.
         """
         state, at_start = self.state, self.state.history[0]
+        # No step follows, and a kept state is read in their place.
+        self.optimiser.zero_grad()
         self._judge_mean(watched)
         self._draw_back(watched)
         self.write_metrics()
@@ -322,10 +326,12 @@ def add_to_mean(mean: dict[str, Tensor], now: Mapping[str, Tensor], count: int) 
     Source: Izmailov et al. 2018, arXiv:1803.05407, algorithm 1.
     """
     for name, value in now.items():
-        if count == 1 or not value.is_floating_point():
-            mean[name] = value.detach().clone()
-        else:
+        if value.is_floating_point():
             mean[name].lerp_(value.detach(), 1 / count)
+        else:
+            mean[name].copy_(value.detach())
+        if isinstance(mean, Shelf):
+            mean.touched(value.nbytes)
 
 
 def write_checkpoint(
@@ -342,14 +348,16 @@ def write_checkpoint(
     tensors = {f"adapter.{k}": v for k, v in job.adapter.state_dict().items()}
     for kind, states in kept.items():
         tensors |= {f"{kind}.{k}": v for k, v in states.items()}
-    tensors |= checkpoint.optimiser_tensors(optimiser)
-    checkpoint.save(job.folder / "checkpoints", state, tensors, job.run_hash)
+    own = checkpoint.optimiser_tensors(optimiser)
+    tensors |= {f"optimiser.{k}": v for k, v in own.items()}
+    shelves = [states for states in kept.values() if isinstance(states, Shelf)]
+    if isinstance(optimiser, ShelvedAdamW):
+        shelves.append(optimiser.shelf)
+    checkpoint.save(job.folder / "checkpoints", state, tensors, job.run_hash, shelves)
 
 
-def _restore(
-    adapter: Adapter, optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]
-) -> None:
-    adapter.load_state_dict(
-        {k.removeprefix("adapter."): v for k, v in tensors.items() if k.startswith("adapter.")}
-    )
-    checkpoint.restore_optimiser(optimiser, tensors)
+def _restore(adapter: Adapter, optimiser: torch.optim.Optimizer, tensors: Stored) -> None:
+    adapter.load_state_dict(dict(tensors.part("adapter")))
+    checkpoint.restore_optimiser(optimiser, tensors.part("optimiser"))
+    if isinstance(optimiser, ShelvedAdamW):
+        optimiser.shelf.leave()

@@ -86,6 +86,9 @@ class TrainSettings:
     gradient_checkpointing: bool | Literal["auto"] = "auto"
     """Compute activations twice instead of keeping them. "auto": where the run would not fit
     otherwise. Changes memory and time, not results."""
+    offload: bool | Literal["auto"] = "auto"
+    """Keep the optimiser's state and the best state on the disk, of a GPU in the host's memory.
+    "auto": where the run would not fit otherwise. Changes memory and time, not results."""
     checks: int | None = None
     """How often the development loss and forgetting are measured during the run. None: once in
     STEPS_A_CHECK steps, from twice to five times."""

@@ -25,7 +25,6 @@ import torch
 from domainwright.core import machine
 from domainwright.core.errors import CapabilityError, RunFailed
 from domainwright.core.seeds import derive
-from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow
 from domainwright.train import schedule
 from domainwright.train.job import Job
@@ -37,6 +36,7 @@ from domainwright.train.noise import EmbeddingNoise, embedding_noise
 from domainwright.train.order import replayed_in_step
 from domainwright.train.passes import Packing
 from domainwright.train.shaped import Shape, shaped_loss
+from domainwright.train.shelf import ShelvedAdamW
 
 T = TypeVar("T")
 
@@ -45,6 +45,9 @@ def optimiser_of(job: Job) -> torch.optim.Optimizer:
     """AdamW over the adapter's groups; each has its own factor on the learning rate.
 
     Of each group matrices and vectors (gains, biases, scales) have a weight decay of their own.
+
+    Raises:
+        OSError: the disk has no room for a state that is to lie there.
     """
     settings, groups = job.settings, list[dict[str, Any]]()
     for group, factor in job.adapter.rate_groups():
@@ -54,12 +57,10 @@ def optimiser_of(job: Job) -> torch.optim.Optimizer:
             if part:
                 groups.append({"params": part, "factor": factor, "weight_decay": decay})
     rate = job.learning_rate
-    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.999), fused=fused(job.base))
-
-
-def fused(base: Base) -> bool:
-    """Whether the optimiser has a fused update there."""
-    return base.device.type in ("cpu", "cuda")
+    fused = job.base.device.type in ("cpu", "cuda")
+    if job.offload:
+        return ShelvedAdamW(groups, job.folder, lr=rate, betas=(0.9, 0.999), fused=fused)
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.999), fused=fused)
 
 
 def take_step(
@@ -233,9 +234,10 @@ def update(job: Job, optimiser: torch.optim.Optimizer, step: int) -> None:
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
+        advice = "" if job.offload else "set `train: {offload: true}`, "
         raise CapabilityError(
             f"Memory ran out for the optimiser's state: {str(error).partition(chr(10))[0]}",
-            "lower the method's rank or targets, free memory, and add --resume.",
+            f"{advice}lower the method's rank or targets, free memory, and add --resume.",
         ) from error
 
 

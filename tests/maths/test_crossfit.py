@@ -5,6 +5,7 @@ import pytest
 
 from domainwright.maths.bootstrap import interval
 from domainwright.maths.crossfit import crossfitted, deflated, shared_rows, widening
+from domainwright.maths.significance import sign_flip
 
 TRUE = 0.1
 
@@ -99,6 +100,12 @@ def test_items_of_one_fold_alone_are_widened_by_the_studys_folds():
     assert widening(np.array([0.0, 1.0, 1.0]), None, [4, 4, 4], 5) == 2.25
     assert widening(np.array([1.0, 1.0]), None, [0, 1], 5) == 2.25
     assert np.isnan(crossfitted(np.array([]), None, [], 5).mean)
+
+
+def test_few_rows_in_folds_can_show_what_is_plain():
+    """Sixteen rows that one of six strategies alone has right, each of them."""
+    p = deflated(sign_flip(np.ones(16)), widening(np.ones(16), None, [n % 5 for n in range(16)], 5))
+    assert 6 * p < 0.05
 
 
 def test_a_p_value_shrinks_its_quantile_by_the_root_of_the_factor():

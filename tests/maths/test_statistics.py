@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -112,18 +113,49 @@ def test_sign_flip_flips_whole_groups():
     assert want != by_hand(values)
 
 
+def by_convolution(whole):
+    """Whole numbers have few sums: the exact distribution of all of them, one sign at a time."""
+    ways = {0: 1}
+    for value in whole:
+        after = Counter()
+        for total, count in ways.items():
+            after[total + value] += count
+            after[total - value] += count
+        ways = after
+    large = sum(count for total, count in ways.items() if abs(total) >= abs(sum(whole)))
+    return large / 2 ** len(whole)
+
+
+@pytest.mark.parametrize("groups", [13, 24, 31, 32])
+def test_sign_flip_counts_also_where_patterns_are_millions(groups):
+    rng = np.random.default_rng(groups)
+    for shift in (0, 1, 2):
+        whole = rng.integers(-3, 4, size=groups) + shift
+        whole[whole == 0] = 1
+        want = by_convolution(whole.tolist())
+        assert sign_flip(whole / 3) == pytest.approx(want, rel=1e-9)
+
+
 def test_sign_flip_by_drawing_agrees_with_counting():
-    rng = np.random.default_rng(1)
-    values = rng.normal(0.2, 1, size=14)
-    want = by_hand(values)
+    rng = np.random.default_rng(4)
+    whole = rng.integers(-5, 6, size=60)
+    want = by_convolution(whole.tolist())
     assert 0.02 < want < 0.9
     # Four standard errors of 10,000 draws.
-    assert abs(sign_flip(values) - want) < 4 * math.sqrt(want * (1 - want) / 10_000)
+    assert abs(sign_flip(whole / 7) - want) < 4 * math.sqrt(want * (1 - want) / 10_000)
+
+
+def test_sign_flip_tells_how_clear_a_clear_difference_is():
+    """10,000 draws alone say no less than 1 in 10,001, however clear it is."""
+    for ones in (33, 40, 120, 5000):
+        assert 2 / 2**ones < sign_flip(np.ones(ones)) < 1e-6
+    for seed in range(5):
+        whole = np.random.default_rng(seed).integers(-2, 4, size=50) + 1
+        want = by_convolution(whole.tolist())
+        assert want < 1e-4 and want <= sign_flip(whole / 3) < 2e-4
 
 
 def test_sign_flip_is_never_zero_and_is_one_without_a_difference():
-    assert sign_flip(np.ones(40)) == pytest.approx(1 / 10_001)
-    assert sign_flip(np.ones(40), draws=499) == pytest.approx(1 / 500)
     assert sign_flip(np.zeros(5)) == 1.0 and sign_flip(np.array([])) == 1.0
 
 

@@ -78,8 +78,7 @@ def test_the_run_does_what_was_planned(study, tmp_path, monkeypatch):
     plain = probes.measure
 
     def tight(base, build, wish):
-        costs, _ = plain(base, build, wish)
-        return replace(costs, resident_mib=0.0), True
+        return replace(plain(base, build, wish), resident_mib=0.0, recompute=True)
 
     monkeypatch.setattr(probes, "measure", tight)
     monkeypatch.setattr(tuning, "fit", lambda *_: pytest.fail("planned twice"))
@@ -94,6 +93,28 @@ def test_the_run_does_what_was_planned(study, tmp_path, monkeypatch):
     assert training.planned.peak_rss_mib == round(run["peak_mib"])
     assert training.planned.minutes > 0
     assert json.loads((tmp_path / "run/trials/lora/planned.json").read_text()) == run
+
+
+def test_offload_asked_for_is_told_done_and_may_change_on_resume(study, tmp_path):
+    on, off = "train.offload=true", "train.offload=false"
+    lines = plan_lines(plan(study, on, "strategies=[zero_shot, lora]"))
+    assert "lora: the optimiser's state off the device (train.offload)." in lines
+
+    def stop(step):
+        if step.stage == "train lora" and step.done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_method(study, "lora", tmp_path / "run", listen=stop, overrides=[on])
+    chosen = json.loads((tmp_path / "run" / "chosen.json").read_text())
+    assert chosen["offload"] is True
+    got = train_method(study, "lora", tmp_path / "run", resume=True, overrides=[off])
+    straight = train_method(study, "lora", tmp_path / "straight", overrides=[off])
+    looks = [
+        [x["development_loss"] for x in run.history if "development_loss" in x]
+        for run in (got, straight)
+    ]
+    assert looks[0] == looks[1]
 
 
 def test_a_resumed_run_is_not_measured_again(study, tmp_path, monkeypatch):

@@ -297,6 +297,7 @@ COSTS = Costs(
     reading_seconds_per_token=0.01,
     checkpoint_seconds=2.0,
     kept_mib=10.0,
+    update_seconds=0.3,
 )
 
 
@@ -312,8 +313,8 @@ def wish(memory_mib=None, **settings):
     )
 
 
-def decided(base, wished, steps=12, recompute=False):
-    return fit.decide(base, wished, COSTS, steps, recompute)
+def decided(base, wished, steps=12, **measured):
+    return fit.decide(base, wished, replace(COSTS, **measured), steps)
 
 
 def test_a_prediction_is_the_sum_over_the_real_passes(tmp_path):
@@ -326,7 +327,7 @@ def test_a_prediction_is_the_sum_over_the_real_passes(tmp_path):
         for group in micro_batches(rows, 30):
             passes, largest = passes + 1, max(largest, sum(len(r.ids) for r in group))
         flops += work(base, rows).flops
-    assert found.train_seconds == pytest.approx(0.1 * passes + 1e-6 * flops + 3 * 2.0)
+    assert found.train_seconds == pytest.approx(0.1 * passes + 1e-6 * flops + 12 * 0.3 + 3 * 2.0)
     assert found.check_seconds == pytest.approx(4 * 21 * 0.01)
     assert found.run_seconds == pytest.approx(found.train_seconds + 3 * 21 * 0.01)
     assert found.peak_mib == pytest.approx(1000 + 10 + 100 + largest)
@@ -380,10 +381,12 @@ def test_passes_asked_for_are_checked_not_changed():
 def test_checkpointing_is_taken_only_where_it_is_needed(monkeypatch):
     asked = []
 
-    def probed(base, build, rows, settings, *, recompute):
+    def probed(base, build, rows, settings, *, recompute, offload):
+        assert not offload
         asked.append(recompute)
         slope = 0.1 if recompute else 10.0
-        return replace(COSTS, training=Line(fixed_mib=100.0, mib_per_token=slope))
+        line = Line(fixed_mib=100.0, mib_per_token=slope)
+        return replace(COSTS, training=line, recompute=recompute)
 
     monkeypatch.setattr(fit, "probe", probed)
     base = tiny_base()
