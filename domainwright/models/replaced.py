@@ -91,6 +91,8 @@ class Replaced:
         for module, key in [k for k, who in self.owners.items() if who is owner]:
             del self.owners[module, key]
             self._whole.discard((module, key))
+            # A class is part of a circle: through it the owner would live until one is looked for.
+            delattr(next(kind for kind in type(module).__mro__ if key in vars(kind)), key)
             if not any(m is module for m, _ in self.owners):
                 module.__class__ = self._plain.pop(module)
 

@@ -206,7 +206,8 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
         if key in entry:
             entry[key].copy_(value)
         elif key == "step":
-            entry[key] = value.to(parameter.device) if fused else value
+            # A copy: what is read may stand for its place in the file.
+            entry[key] = value.to(parameter.device if fused else value.device, copy=True)
         else:
             # A file holds no strides, and a fused update pairs elements by their place in memory.
             entry[key] = torch.empty_like(parameter).copy_(value)

@@ -50,7 +50,7 @@ def between(
     return {
         name: end
         if not end.is_floating_point() or (whole is not None and name.startswith(whole))
-        else torch.lerp(start[name], end, share)
+        else torch.lerp(start[name], end.to(start[name].device), share)
         for name, end in trained.items()
     }
 

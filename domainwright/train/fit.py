@@ -3,8 +3,8 @@
 The passes of every planned step are known beforehand, so time and peak are sums over the real
 ones. Checkpointing and offload are taken where the longest document would not fit without them,
 not for larger passes: they cost time, and small passes cost next to nothing. Offload comes first
-where it is enough, for it costs the same however many tokens a step has, and is not tried where
-it would move little: an adapter's moments are small beside its activations.
+where it alone is enough, for it costs the same however many tokens a step has. Where checkpointing
+is not enough it is added if that moves much: an adapter's moments are small beside activations.
 """
 
 import math
@@ -23,7 +23,7 @@ from domainwright.train.settings import TrainSettings
 STEPS = 64
 """Steps whose passes are counted one by one; more are taken to be like them."""
 WORTH = 0.1
-"""Share of what is needed from which moving it off the device may decide."""
+"""Share of what is needed that offload must move to be tried beside checkpointing, or advised."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,7 +85,7 @@ class Run:
             self.job.kept(tensors.part(kind)) for kind in ("best", "beyond", "mean")
         )
         if job.balance is not None:
-            job.balance.load_state_dict(dict(tensors.part("balance")))
+            job.balance.load_state_dict(tensors.part("balance"))
         if self.state.halved_to:
             self.job = replace(job, micro_tokens=min(job.micro_tokens, self.state.halved_to))
         return True
@@ -323,11 +323,14 @@ def add_to_mean(mean: dict[str, Tensor], now: Mapping[str, Tensor], count: int) 
     Of LoRA's kin the factors are averaged, for the mean of the products has no such rank. That is
     another thing where factors come from several runs; along the tail of one they hardly turn.
 
+    Args:
+        mean: the state to be changed; of one state alone it may be any of the same shapes.
+
     Source: Izmailov et al. 2018, arXiv:1803.05407, algorithm 1.
     """
     for name, value in now.items():
         if value.is_floating_point():
-            mean[name].lerp_(value.detach(), 1 / count)
+            mean[name].lerp_(value.detach().to(mean[name].device), 1 / count)
         else:
             mean[name].copy_(value.detach())
         if isinstance(mean, Shelf):

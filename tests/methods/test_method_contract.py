@@ -1,8 +1,10 @@
 """What every tuning method must do. A new file in methods/ is covered at once."""
 
+import gc
 import re
 import subprocess
 import sys
+import weakref
 from dataclasses import fields
 from pathlib import Path
 
@@ -154,6 +156,23 @@ def gradients(base, adapter):
     rows = base.logits(flat, torch.arange(flat.tokens - 1)).float()
     loss = torch.nn.functional.cross_entropy(rows, flat.ids_T[1:])
     return torch.autograd.grad(loss, list(adapter.parameters()))
+
+
+@each_method
+def test_a_detached_adapter_is_gone_with_its_last_name(name):
+    """Not when circles are looked for next: of a full run that is more memory than the base."""
+    base = tiny_base(family_of(name))
+    gc.collect()
+    gc.disable()
+    try:
+        adapter = build(base, name)
+        with adapter.attached():
+            step(base, adapter, times=1)
+        left = weakref.ref(adapter)
+        del adapter
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 @each_method

@@ -389,6 +389,7 @@ def test_checkpointing_is_taken_only_where_it_is_needed(monkeypatch):
         return replace(COSTS, training=line, recompute=recompute)
 
     monkeypatch.setattr(fit, "probe", probed)
+    monkeypatch.setattr(memory.machine, "resident_mib", lambda: 100.0)
     base = tiny_base()
 
     def choice(memory_mib, **settings):
