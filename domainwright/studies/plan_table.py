@@ -30,7 +30,8 @@ def plan_lines(plan: Plan) -> list[str]:
     told = ["recompute: with gradient checkpointing, or the run would not fit."] if twice else []
     moved = [s.name for s in plan.strategies if s.run and s.run.offload]
     if moved:
-        told.append(f"{', '.join(moved)}: the optimiser's state off the device (train.offload).")
+        where = "on the disk; of a GPU, in host memory"
+        told.append(f"offload, {', '.join(moved)}: the optimiser's state lies {where}.")
     return [*lines, "", f"{whole}{steps}.", *told, *plan.notes]
 
 

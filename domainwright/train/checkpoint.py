@@ -101,49 +101,46 @@ def _shards(tensors: Mapping[str, Tensor]) -> list[list[str]]:
 
 
 class Stored(Mapping[str, Tensor]):
-    """The tensors of a checkpoint, read when they are asked for."""
+    """Tensors of a checkpoint, read when they are asked for."""
 
-    def __init__(self, folder: Path) -> None:
-        self._file: dict[str, Path] = {}
-        for path in sorted(folder.glob("state*.safetensors")):
-            with safe_open(path, "pt") as file:
-                self._file |= dict.fromkeys(file.keys(), path)
+    def __init__(self, places: Mapping[str, tuple[Path, str]]) -> None:
+        """Read nothing yet.
+
+        Args:
+            places: name -> (file, name there).
+        """
+        self._places = dict(places)
         self._open: tuple[Path, Any] | None = None
 
+    @classmethod
+    def of(cls, folder: Path) -> "Stored":
+        """All of a checkpoint."""
+        places = dict[str, tuple[Path, str]]()
+        for path in sorted(folder.glob("state*.safetensors")):
+            with safe_open(path, "pt") as file:
+                places |= {name: (path, name) for name in file.keys()}  # noqa: SIM118 (no dict)
+        return cls(places)
+
+    def part(self, kind: str) -> "Stored":
+        """Those whose names begin with `kind` and a dot, by the rest of their names."""
+        start = f"{kind}."
+        return Stored(
+            {k.removeprefix(start): v for k, v in self._places.items() if k.startswith(start)}
+        )
+
     def __getitem__(self, name: str) -> Tensor:
-        path = self._file[name]
+        path, own = self._places[name]
         if self._open is None or self._open[0] != path:
             # One at a time: what was read of a file is in memory as long as it is open.
             self._open = path, safe_open(path, "pt")
-        value: Tensor = self._open[1].get_tensor(name)
+        value: Tensor = self._open[1].get_tensor(own)
         return value
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._file)
+        return iter(self._places)
 
     def __len__(self) -> int:
-        return len(self._file)
-
-    def part(self, kind: str) -> "Part":
-        """Those whose names begin with `kind` and a dot, by the rest of their names."""
-        return Part(self, f"{kind}.")
-
-
-class Part(Mapping[str, Tensor]):
-    """Some of the tensors of a checkpoint."""
-
-    def __init__(self, whole: Stored, prefix: str) -> None:
-        self._whole, self._prefix = whole, prefix
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._whole[self._prefix + name]
-
-    def __iter__(self) -> Iterator[str]:
-        start = self._prefix
-        return (name.removeprefix(start) for name in self._whole if name.startswith(start))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self._places)
 
 
 @contextmanager
@@ -179,7 +176,7 @@ def newest(folder: Path, run_hash: str) -> tuple[State, Stored] | None:
                 "resume with the same study file and data, or start afresh without --resume.",
             )
         state = State(**json.loads((path / "state.json").read_text(encoding="utf-8")))
-        return state, Stored(path)
+        return state, Stored.of(path)
     return None
 
 

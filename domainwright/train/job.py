@@ -60,6 +60,11 @@ class Job:
     def order(self) -> Order:
         return Order(self.rows, self.settings.batch, self.seed, self.shares)
 
+    @property
+    def shelf(self) -> Path | None:
+        """Where a file lies that holds what is off the device; None: in host memory."""
+        return self.folder if self.base.device.type == "cpu" else None
+
     def kept(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A copy of a state of the adapter, off the device where the run says so.
 
@@ -67,7 +72,7 @@ class Job:
             OSError: the disk has no room for it.
         """
         if self.offload:
-            return Shelf.of(state, self.folder)
+            return Shelf.of(state, self.shelf)
         return {k: v.detach().clone() for k, v in state.items()}
 
 

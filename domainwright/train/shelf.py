@@ -32,11 +32,12 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class Shelf(dict[str, Tensor]):
     """Zeros shaped like the given tensors, off their device."""
 
-    def __init__(self, like: Mapping[str, Tensor], folder: Path) -> None:
+    def __init__(self, like: Mapping[str, Tensor], folder: Path | None) -> None:
         """Make room.
 
         Args:
-            folder: where the file without a name lies; made if it is not there.
+            folder: where the file without a name lies; made if it is not there. None: no file, but
+                host memory.
 
         Raises:
             OSError: no room on the disk.
@@ -44,7 +45,7 @@ class Shelf(dict[str, Tensor]):
         super().__init__()
         self._map: mmap.mmap | None = None
         self._touched = 0
-        if any(value.device.type != "cpu" for value in like.values()):
+        if folder is None:
             self.update({k: torch.zeros_like(v, device="cpu") for k, v in like.items()})
             return
         places, size = {}, 0
@@ -55,7 +56,10 @@ class Shelf(dict[str, Tensor]):
             return
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
-            _reserve(file.fileno(), size)
+            try:
+                _reserve(file.fileno(), size)
+            except OSError as error:  # of a file without a name it tells no place
+                raise OSError(error.errno, error.strerror, str(folder)) from error
             self._map = mmap.mmap(file.fileno(), size)
         for name, value in like.items():
             if value.numel():
@@ -68,7 +72,7 @@ class Shelf(dict[str, Tensor]):
                 self[name] = torch.empty_like(value)
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], folder: Path) -> "Shelf":
+    def of(cls, tensors: Mapping[str, Tensor], folder: Path | None) -> "Shelf":
         """A copy of `tensors`; they may be read one by one as they are asked for."""
         shelf = cls(tensors, folder)
         for name, value in tensors.items():
@@ -103,8 +107,11 @@ def _reserve(file: int, size: int) -> None:
 class ShelvedAdamW(torch.optim.AdamW):
     """AdamW whose moments lie on a shelf. Its numbers are AdamW's own."""
 
-    def __init__(self, groups: list[dict[str, Any]], folder: Path, **settings: Any) -> None:
+    def __init__(self, groups: list[dict[str, Any]], folder: Path | None, **settings: Any) -> None:
         """Make room for the moments.
+
+        Args:
+            folder: as `Shelf`.
 
         Raises:
             OSError: no room on the disk.

@@ -59,7 +59,7 @@ def optimiser_of(job: Job) -> torch.optim.Optimizer:
     rate = job.learning_rate
     fused = job.base.device.type in ("cpu", "cuda")
     if job.offload:
-        return ShelvedAdamW(groups, job.folder, lr=rate, betas=(0.9, 0.999), fused=fused)
+        return ShelvedAdamW(groups, job.shelf, lr=rate, betas=(0.9, 0.999), fused=fused)
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.999), fused=fused)
 
 

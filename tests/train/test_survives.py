@@ -111,6 +111,14 @@ def test_a_file_that_may_not_grow(study, straight, tmp_path):
     resumes(study, run, straight)
 
 
+def test_no_room_for_an_optimisers_state_that_is_to_lie_on_the_disk(study, straight, tmp_path):
+    run = tmp_path / "run"
+    offload = ["train.offload=true"]
+    refused(study, run, 4, "File too large", "free space there", limit=40_000, changes=offload)
+    assert "checkpoints" not in said_in(run).read_text()  # not only where that would be too large
+    resumes(study, run, straight)
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A disk of three MiB, where this process may mount one."""
