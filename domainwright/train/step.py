@@ -35,6 +35,7 @@ from domainwright.train.monitor import Monitor
 from domainwright.train.noise import EmbeddingNoise, embedding_noise
 from domainwright.train.order import replayed_in_step
 from domainwright.train.passes import Packing
+from domainwright.train.recompute import spared
 from domainwright.train.shaped import Shape, shaped_loss
 from domainwright.train.shelf import ShelvedAdamW
 
@@ -173,9 +174,10 @@ def _own(job: Job, packing: Packing, step: int, share: float, told: dict[str, An
             return _likelihood(job, packing, share, noise)
         weight = packing.weight(settings.prompt_weight)
         parts = torch.zeros(3, device=job.base.device)
-        for read in packing.shaped(
+        passes = packing.shaped(
             job.micro_tokens, shape.copies, settings.prompt_weight, apart=noise is not None
-        ):
+        )
+        for read in spared(passes, job.recompute):
             if noise is not None:
                 noise.begin(read.batch.flat)
             loss, found = shaped_loss(job.base, read, shape)
@@ -194,7 +196,8 @@ def _likelihood(
 ) -> float:
     """Add the gradient of share · mean loss; the mean loss."""
     total = 0.0
-    for batch in packing.passes(job.micro_tokens, apart=noise is not None):
+    passes = packing.passes(job.micro_tokens, apart=noise is not None)
+    for batch in spared(passes, job.recompute):
         if noise is not None:
             noise.begin(batch.flat)
         loss = summed_loss(job.base, *batch)
@@ -213,7 +216,7 @@ def _both(
     more = Packing(job.base, general)
     factors = (1 - share) / packing.targets, share / more.targets
     sums = [0.0, 0.0]
-    for parts in packing.passes_with(more, job.micro_tokens):
+    for parts in spared(packing.passes_with(more, job.micro_tokens), job.recompute):
         losses = summed_loss_of_each(job.base, [batch for _, batch in parts])
         weighed = [factors[n] * loss for (n, _), loss in zip(parts, losses, strict=True)]
         sum(weighed[1:], start=weighed[0]).backward()

@@ -29,6 +29,7 @@ from domainwright.train.loss import summed_losses
 from domainwright.train.memory import out_of_memory
 from domainwright.train.order import micro_batches
 from domainwright.train.passes import Packing
+from domainwright.train.recompute import spared
 from domainwright.train.run import Failure, Run
 from domainwright.train.step import add_gradients, is_plain, update
 
@@ -219,7 +220,7 @@ class Together(InTurn):
             run.optimiser.zero_grad(set_to_none=True)
         with torch.random.fork_rng():
             torch.manual_seed(derive(first.job.seed, "step", first.state.step))
-            for batch in packing.passes(self.limit):
+            for batch in spared(packing.passes(self.limit), first.job.recompute):
                 tokens = batch.flat.tokens
                 spans = {o: slice(i * tokens, (i + 1) * tokens) for i, o in enumerate(owners)}
                 # Around the backward pass, too: recomputed blocks call their hooks there.

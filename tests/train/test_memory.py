@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from domainwright.core import machine
 from domainwright.core.errors import CapabilityError
 from domainwright.methods import METHODS
+from domainwright.models.base import Base
 from domainwright.train import fit, memory, step
 from domainwright.train import probe as probe_module
 from domainwright.train.fit import Wish
@@ -19,6 +21,7 @@ from domainwright.train.memory import Line, halved, out_of_memory
 from domainwright.train.order import Order, micro_batches
 from domainwright.train.probe import Costs, probe, work
 from domainwright.train.recompute import blocks, recomputed
+from domainwright.train.regimes import ReplaySettings
 from domainwright.train.settings import TrainSettings
 from domainwright.train.step import take_step, within_memory
 from tests.tiny import CONFIGS, PACKED, tiny_base, train_rows
@@ -284,6 +287,31 @@ def test_a_whole_run_with_checkpointing_ends_in_the_same_bits(tmp_path):
     jobs = [replace(make_job(tmp_path / str(on)), recompute=on) for on in (False, True)]
     histories = [without(train(job).history) for job in jobs]
     assert histories[0] == histories[1] and same(*map(state_of, jobs))
+
+
+@pytest.mark.parametrize(
+    "wish", [{}, {"label_smoothing": 0.1}, {"replay": ReplaySettings(share=0.5)}]
+)
+def test_freed_memory_goes_back_before_every_recomputed_pass(tmp_path, monkeypatch, wish):
+    """Gaps that passes of other lengths leave would add up to more than checkpointing saves."""
+    plain, told = Base.hidden, []
+
+    def hidden(*inputs):
+        told.append("pass")
+        return plain(*inputs)
+
+    monkeypatch.setattr(Base, "hidden", hidden)
+    monkeypatch.setattr(machine, "give_back", lambda: told.append("back"))
+    for on in (False, True):
+        settings = TrainSettings(batch=3, **wish)
+        general = train_rows((12, 9)) if "replay" in wish else ()
+        job = make_job(tmp_path, micro=25, recompute=on, settings=settings, replay=general)
+        optimiser = step.optimiser_of(job)
+        told.clear()
+        with job.adapter.attached(), recomputed(job.base, on):
+            take_step(job, optimiser, list(job.adapter.parameters()), 3, job.rows)
+        passes = told.count("pass")
+        assert passes > 2 and told == (["back", "pass"] if on else ["pass"]) * passes
 
 
 # What a run is predicted to take.
