@@ -12,6 +12,7 @@ Dimension key: O outputs, I inputs, J blocks.
 
 import functools
 import importlib
+import math
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -42,10 +43,12 @@ def usable(device: torch.device) -> bool:
 
 def dequantised(codes: "Codes", scales_J: Tensor, block: int, dtype: torch.dtype) -> Tensor:
     """The weight (O, I); scales in float32."""
+    # As one row: told of several, its kernel for CPUs begins a block with each of them.
+    flat = (math.prod(codes.shape),)
     out: Tensor = _operations().dequantize_4bit(
-        codes.packed.view(-1, 1), scales_J, block, codes.kind, codes.shape, dtype
+        codes.packed.view(-1, 1), scales_J, block, codes.kind, flat, dtype
     )
-    return out
+    return out.view(codes.shape)
 
 
 def fits(codes: "Codes", block: int) -> bool:

@@ -53,10 +53,16 @@ def test_weight_and_product_are_ours(called, kind, double, dtype):
         assert (mine - other).norm() < limit * other.norm()
 
 
-def test_rows_that_are_no_whole_blocks_are_unpacked(called):
-    codes = quantise(torch.linspace(-1, 1, 6 * 96).view(6, 96), "nf4")
-    x = torch.ones(3, 96)
-    assert torch.allclose(product(x, codes, None), x @ codes.dequantised(torch.float32).T)
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+@pytest.mark.parametrize("shape", [(6, 96), (16, 32), (5, 7)])
+def test_rows_that_are_no_whole_blocks_are_unpacked(called, kind, shape):
+    draw = torch.Generator().manual_seed(3)
+    codes = quantise(torch.randn(*shape, generator=draw), kind)
+    plain = torch.empty(shape)
+    codes._plain(plain.view(-1))
+    assert torch.equal(codes.dequantised(torch.float32), plain)
+    x = torch.randn(3, shape[1], generator=draw)
+    torch.testing.assert_close(product(x, codes, None), x @ plain.T)
     assert "product" not in called and "dequantised" in called
 
 

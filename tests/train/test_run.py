@@ -181,6 +181,14 @@ def test_a_zero_gradient_fails(tmp_path):
         train(job)
 
 
+def test_rows_learned_by_heart_have_no_gradient():
+    """In float32 a margin of 17 nats makes a probability of exactly 1."""
+    state = checkpoint.State(step=40, first_loss=1.0)
+    check_health(state, 0.0, 0.0)
+    with pytest.raises(RunFailed, match="exactly zero at step 40: the run diverged"):
+        check_health(state, 60.0, 0.0)
+
+
 def test_an_adapter_that_changes_nothing_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "changes_anything", lambda job: False)
     with pytest.raises(RunFailed, match="changes no logit"):
