@@ -136,7 +136,13 @@ class _Sides:
     def theirs(self, requests: list[Request], batch: int) -> list[float]:
         self.peer.batch_size_per_gpu = batch
         arguments = [(("", ""), r.context, r.continuation) for r in requests]
-        return [x for x, _ in self.peer._loglikelihood_tokens(arguments, disable_tqdm=True)]
+        # The products are PyTorch's own choice there; ours sets another for the whole process.
+        switch = torch.backends.mkldnn.matmul
+        ours, switch.fp32_precision = switch.fp32_precision, "none"
+        try:
+            return [x for x, _ in self.peer._loglikelihood_tokens(arguments, disable_tqdm=True)]
+        finally:
+            switch.fp32_precision = ours
 
     def best_batch(self, requests: list[Request]) -> int:
         """The peer's fastest batch size on a part of the requests."""

@@ -87,6 +87,13 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def is_amd() -> bool:
+    """Whether AMD made the processor."""
+    info = Path("/proc/cpuinfo")
+    told = info.read_text() if info.is_file() else platform.processor()
+    return "AuthenticAMD" in told
+
+
 def describe() -> dict[str, Any]:
     """Facts for the report: what the figures were measured on."""
     return {

@@ -25,6 +25,7 @@ from domainwright.core.errors import CapabilityError, ConfigError, DataError
 from domainwright.models import attention, decode
 from domainwright.models.embedded import quiet_transformers
 from domainwright.models.flat import Flat, block_mask, filled, flatten, tile, whole
+from domainwright.models.float32 import take_onednn
 from domainwright.models.four_bit import KINDS
 from domainwright.models.fused import Trunk, recognise
 from domainwright.models.hooks import Hooks
@@ -320,6 +321,7 @@ def _read(
 
 def prepare(model: Any, tokenizer: Any, source: Source, sha256: str) -> Base:
     """Freeze a transformers model, probe how it is fed, and wrap it."""
+    take_onednn()
     model.eval().requires_grad_(False)
     base = Base(model, tokenizer, Template(tokenizer), source, sha256)
     _probe(base)

@@ -80,6 +80,9 @@ def examine() -> list[Finding]:
 def _speeds(fast: object) -> str:
     import torch
 
+    from domainwright.models.float32 import take_onednn
+
+    take_onednn()
     rates = {}
     for dtype in (torch.float32, torch.bfloat16):
         a, b = torch.randn(1024, 576, dtype=dtype), torch.randn(1536, 576, dtype=dtype)

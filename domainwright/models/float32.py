@@ -1,0 +1,41 @@
+"""Which library multiplies float32 matrices on a CPU.
+
+PyTorch asks MKL, which is slow on AMD's processors: 190 GFLOP/s on two cores of a Zen 5, where
+oneDNN, in the same wheel, reaches 400 to 440 at the same rounding (LOG.md, 2026-11-23).
+PyTorch takes oneDNN for float32 under one switch only, which also allows it to round the inputs to
+bfloat16. It does so on processors with AMX, which AMD does not make; one product tells.
+"""
+
+import functools
+from typing import Any
+
+import torch
+
+from domainwright.core import machine
+
+SIZE = 64
+"""Rows of the product that tells; PyTorch leaves far smaller ones to MKL."""
+
+
+@functools.cache
+def take_onednn() -> bool:
+    """Multiply float32 with oneDNN from now on where that is faster and rounds no input.
+
+    Only for AMD, and once a process: it is its switch for all of PyTorch's float32 products.
+    """
+    if not machine.is_amd() or not torch.backends.mkldnn.is_available():
+        return False
+    backend: Any = torch.backends.mkldnn
+    switch = backend.matmul
+    before = switch.fp32_precision
+    switch.fp32_precision = "bf16"
+    if _rounds():
+        switch.fp32_precision = before
+        return False
+    return True
+
+
+def _rounds() -> bool:
+    """Whether a product loses what bfloat16 cannot hold."""
+    fine = torch.full((SIZE, SIZE), 1 + 2**-20)
+    return not torch.equal(fine @ torch.eye(SIZE), fine)
