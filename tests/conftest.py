@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 
 # Before torch is imported: several test runs share the cores, and forked children need it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -29,3 +30,12 @@ def no_network(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(autouse=True)
+def own_products():
+    """A large float32 base has its products made elsewhere, and the next test's with them."""
+    yield
+    if "domainwright.models.float32" in sys.modules:
+        sys.modules["torch"].backends.mkldnn.matmul.fp32_precision = "none"
+        sys.modules["domainwright.models.float32"].take_onednn.cache_clear()

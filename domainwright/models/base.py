@@ -25,7 +25,7 @@ from domainwright.core.errors import CapabilityError, ConfigError, DataError
 from domainwright.models import attention, decode
 from domainwright.models.embedded import quiet_transformers
 from domainwright.models.flat import Flat, block_mask, filled, flatten, tile, whole
-from domainwright.models.float32 import take_onednn
+from domainwright.models.float32 import LEAST, take_onednn
 from domainwright.models.four_bit import KINDS
 from domainwright.models.fused import Trunk, recognise
 from domainwright.models.hooks import Hooks
@@ -60,6 +60,8 @@ class Base:
     feeding: str = "packed"
     plain_head: bool = True
     """Logits are one matrix product of the final hidden states: they may be made outside."""
+    compiled: bool = False
+    """Its float32 products are oneDNN's, which compiles them for every new number of rows."""
     hooks: Hooks = field(init=False)
     words: NewWords | None = field(init=False, default=None)
     """Words that it reads now beside its own tokens; see `new_words.reading`."""
@@ -110,10 +112,11 @@ class Base:
     def grid(self) -> int:
         """Rows of a matrix product are a multiple of this where their number is free.
 
-        On a CPU every new number of rows makes oneDNN compile its bfloat16 products again: 55 of
-        them a training step, 20 ms and 40 MiB that stay in its cache.
+        On a CPU every new number of rows makes oneDNN compile its products again: 55 of them a
+        training step in bfloat16, 20 ms and 40 MiB that stay in its cache.
         """
-        usual = self.device.type == "cpu" and self.dtype == torch.bfloat16
+        compiled = self.compiled or self.dtype == torch.bfloat16
+        usual = self.device.type == "cpu" and compiled
         return GRID if usual and self.feeding != "single" else 1
 
     def _on_grid(self, flat: Flat, chosen_N: Tensor) -> tuple[Flat, Tensor]:
@@ -321,9 +324,10 @@ def _read(
 
 def prepare(model: Any, tokenizer: Any, source: Source, sha256: str) -> Base:
     """Freeze a transformers model, probe how it is fed, and wrap it."""
-    take_onednn()
     model.eval().requires_grad_(False)
     base = Base(model, tokenizer, Template(tokenizer), source, sha256)
+    if base.device.type == "cpu" and base.dtype == torch.float32:
+        base.compiled = base.parameters >= LEAST and take_onednn()
     _probe(base)
     return base
 

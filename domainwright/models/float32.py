@@ -13,6 +13,8 @@ import torch
 
 from domainwright.core import machine
 
+LEAST = 10_000_000
+"""Parameters of a base for which it pays: compiling small products takes longer than they do."""
 SIZE = 64
 """Rows of the product that tells; PyTorch leaves far smaller ones to MKL."""
 

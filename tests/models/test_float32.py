@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from domainwright.core import machine
+from domainwright.models import base as base_module
 from domainwright.models import float32
+from domainwright.models.flat import flatten
+from tests.tiny import documents, tiny_base
 
 
 @pytest.fixture
@@ -51,3 +54,19 @@ def test_rounding_is_seen(monkeypatch):
         torch.Tensor, "__matmul__", lambda a, b: plain(a.bfloat16().float(), b.bfloat16().float())
     )
     assert float32._rounds()
+
+
+def test_only_a_large_base_takes_it_and_reads_on_the_grid(monkeypatch):
+    asked = []
+    monkeypatch.setattr(base_module, "take_onednn", lambda: not asked.append(1))
+    small = tiny_base()
+    assert not asked and not small.compiled and small.grid == 1
+    assert not tiny_base(dtype=torch.bfloat16).compiled and not asked
+    monkeypatch.setattr(base_module, "LEAST", 0)
+    large = tiny_base()
+    assert asked and large.compiled and large.grid == base_module.GRID
+    flat = flatten(documents((9, 4, 14)))
+    chosen_N = torch.tensor([3, 8, 26])
+    torch.testing.assert_close(
+        large.logits(flat, chosen_N), small.logits(flat, chosen_N), rtol=0, atol=2e-5
+    )
