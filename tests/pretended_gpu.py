@@ -126,13 +126,10 @@ class _Calls(TorchFunctionMode):
             return made.to(GPU)
         if call in (torch.Tensor.__getitem__, torch.Tensor.__setitem__):
             own, at, *rest = args
-            listed = [torch.tensor(x) if isinstance(x, list) else x for x in _several(at)]
+            parts = at if isinstance(at, tuple) else (at,)
+            listed = [torch.tensor(x) if isinstance(x, list) else x for x in parts]
             args = (own, tuple(listed) if isinstance(at, tuple) else listed[0], *rest)
         return call(*args, **kwargs)
-
-
-def _several(at):
-    return at if isinstance(at, tuple) else (at,)
 
 
 @contextmanager

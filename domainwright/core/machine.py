@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+INFO = Path("/proc/cpuinfo")
 
 
 def reset_peak() -> None:
@@ -79,19 +80,18 @@ def cores() -> int:
 
 def processor() -> str:
     """The processor's name, as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return _told_of_processor("model name") or platform.processor() or platform.machine()
 
 
 def is_amd() -> bool:
     """Whether AMD made the processor."""
-    info = Path("/proc/cpuinfo")
-    told = info.read_text() if info.is_file() else platform.processor()
-    return "AuthenticAMD" in told
+    return "AuthenticAMD" in (_told_of_processor("vendor_id") or platform.processor())
+
+
+def _told_of_processor(name: str) -> str:
+    """What Linux says of its first processor under this name; empty: nothing."""
+    lines = INFO.read_text().splitlines() if INFO.is_file() else []
+    return next((x.partition(":")[2].strip() for x in lines if x.startswith(name)), "")
 
 
 def describe() -> dict[str, Any]:

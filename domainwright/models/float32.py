@@ -15,6 +15,8 @@ from domainwright.core import machine
 
 LEAST = 10_000_000
 """Parameters of a base for which it pays: compiling small products takes longer than they do."""
+UNSET = "none"
+"""Where the switch is in a PyTorch that nobody has told anything."""
 SIZE = 64
 """Rows of the product that tells; PyTorch leaves far smaller ones to MKL."""
 
@@ -23,16 +25,16 @@ SIZE = 64
 def take_onednn() -> bool:
     """Multiply float32 with oneDNN from now on where that is faster and rounds no input.
 
-    Only for AMD, and once a process: it is its switch for all of PyTorch's float32 products.
+    Only for AMD, and once a process: it is its switch for all of PyTorch's float32 products. One
+    that somebody has moved already stays where it is.
     """
-    if not machine.is_amd() or not torch.backends.mkldnn.is_available():
-        return False
     backend: Any = torch.backends.mkldnn
     switch = backend.matmul
-    before = switch.fp32_precision
+    if not machine.is_amd() or not backend.is_available() or switch.fp32_precision != UNSET:
+        return False
     switch.fp32_precision = "bf16"
     if _rounds():
-        switch.fp32_precision = before
+        switch.fp32_precision = UNSET
         return False
     return True
 

@@ -277,29 +277,25 @@ def check_health(state: State, loss: float, norm: float) -> None:
     Raises:
         RunFailed: the run diverged, or nothing is trained.
     """
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise RunFailed(
-            f"The loss is {loss} and the gradient norm {norm} at step {state.step}: "
-            "the run diverged.",
-            "lower train.learning_rate by a factor of 3 to 10.",
-        )
-    # Below the first loss nothing is wrong: rows learned by heart have no gradient in float32.
-    if norm == 0 and loss >= (state.first_loss or 0):
-        began = state.step == 1
-        raise RunFailed(
-            f"The gradient is exactly zero at step {state.step}: "
-            + ("nothing is trained." if began else "the run diverged."),
-            "check that the chosen targets are part of the base."
-            if began
-            else "lower train.learning_rate by a factor of 3 to 10.",
-        )
     recent = [line["loss"] for line in state.history[-4:] if "loss" in line] + [loss]
-    if len(recent) == 5 and min(recent) > 2 * (state.first_loss or 0) + 1:
-        raise RunFailed(
-            f"The loss rose from {state.first_loss:.2f} to {loss:.2f} by step "
-            f"{state.step}: the run diverged.",
-            "lower train.learning_rate by a factor of 3 to 10.",
-        )
+    first, at = state.first_loss or 0, f"step {state.step}"
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        cause = f"The loss is {loss} and the gradient norm {norm} at {at}"
+    # Below the first loss nothing is wrong: rows learned by heart have no gradient in float32.
+    elif norm == 0 and loss >= first:
+        cause = f"The gradient is exactly zero at {at}"
+        if state.step == 1:
+            raise RunFailed(
+                f"{cause}: nothing is trained.",
+                "check that the chosen targets are part of the base.",
+            )
+    elif len(recent) == 5 and min(recent) > 2 * first + 1:
+        cause = f"The loss rose from {first:.2f} to {loss:.2f} by {at}"
+    else:
+        return
+    raise RunFailed(
+        f"{cause}: the run diverged.", "lower train.learning_rate by a factor of 3 to 10."
+    )
 
 
 def is_best(

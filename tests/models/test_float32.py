@@ -47,6 +47,12 @@ def test_others_processors_keep_their_own(switch, monkeypatch):
     assert not asked() and switch.fp32_precision == "none"
 
 
+def test_a_switch_that_somebody_moved_stays(switch, monkeypatch):
+    monkeypatch.setattr(machine, "is_amd", lambda: True)
+    switch.fp32_precision = "ieee"
+    assert not asked() and switch.fp32_precision == "ieee"
+
+
 def test_rounding_is_seen(monkeypatch):
     assert not float32._rounds()
     plain = torch.Tensor.__matmul__
