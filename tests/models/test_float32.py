@@ -62,6 +62,28 @@ def test_rounding_is_seen(monkeypatch):
     assert float32._rounds()
 
 
+def test_small_attention_keeps_to_mkl_and_large_to_onednn(switch, monkeypatch):
+    seen = []
+    plain = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(query, key, value, **how):
+        seen.append((query.shape[2] * key.shape[2], switch.fp32_precision))
+        return plain(query, key, value, **how)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    monkeypatch.setattr(machine, "is_amd", lambda: True)
+    monkeypatch.setattr(float32, "_rounds", lambda: False)
+    base, flat = tiny_base(), flatten(documents((210, 9)))
+    rows_N = torch.arange(219)
+    before = base.logits(flat, rows_N)
+    assert {mode for _, mode in seen} == {"none"}
+    seen.clear()
+    assert float32.take_onednn()
+    torch.testing.assert_close(base.logits(flat, rows_N), before, rtol=0, atol=2e-5)
+    assert set(seen) == {(210 * 210, "bf16"), (9 * 9, "none")}
+    assert switch.fp32_precision == "bf16"
+
+
 def test_only_a_large_base_takes_it_and_reads_on_the_grid(monkeypatch):
     asked = []
     monkeypatch.setattr(base_module, "take_onednn", lambda: not asked.append(1))
