@@ -5,11 +5,16 @@ import os
 import platform
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 INFO = Path("/proc/cpuinfo")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+MOST_FROM_HEAP = 32 * 2**20
+"""Bytes: the largest block for which glibc's own rule comes to use the heap."""
 
 
 def reset_peak() -> None:
@@ -44,9 +49,35 @@ def give_back() -> None:
 
     It keeps what a large batch used: the next measurement would begin at the last one's peak.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    trim = _of_the_library("malloc_trim")
     if trim is not None:
         trim(0)
+
+
+@contextmanager
+def blocks_kept() -> Iterator[None]:
+    """Inside, freed memory stays with the process, where the C library can (glibc).
+
+    It takes blocks above 32 MB from the system one by one, and writes zeros into all their pages
+    each time: 12 to 18 % of the time that scoring takes in float32. Afterwards all is given back,
+    and its limits are those at which its own rule ends.
+    """
+    option = _of_the_library("mallopt")
+    if option is None or not option(M_MMAP_THRESHOLD, 2**30):
+        yield
+        return
+    option(M_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:
+        option(M_MMAP_THRESHOLD, MOST_FROM_HEAP)
+        option(M_TRIM_THRESHOLD, 2 * MOST_FROM_HEAP)
+        give_back()
+
+
+def _of_the_library(name: str) -> Any:
+    """A function of the C library; None where it has none of this name."""
+    return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
 
 
 def keep_few_products() -> None:

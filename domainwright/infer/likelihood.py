@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from domainwright.core import machine
 from domainwright.core.errors import DataError
 from domainwright.core.progress import Listener, Step, quiet
 from domainwright.models.base import Base
@@ -73,12 +74,13 @@ def score(
     for number, key in enumerate(keys):
         places[key].append(number)
     found: dict[Key, Likelihood] = {}
-    for batch in _batches(base, pending):
-        for key, likelihood in zip(batch, _score_batch(base, batch), strict=True):
-            found[key] = likelihood
-            for number in places[key]:
-                told(number, likelihood)
-        listen(Step(stage, len(found), len(pending)))
+    with machine.blocks_kept():
+        for batch in _batches(base, pending):
+            for key, likelihood in zip(batch, _score_batch(base, batch), strict=True):
+                found[key] = likelihood
+                for number in places[key]:
+                    told(number, likelihood)
+            listen(Step(stage, len(found), len(pending)))
     return [found[key] for key in keys]
 
 

@@ -56,6 +56,43 @@ def test_the_peak_of_memory_is_measured_and_starts_anew():
         assert after < with_block - 100
 
 
+KEPT = """
+import resource
+from domainwright.core import machine
+
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    bytearray(b"x") * (120 * 2**20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+outside = [pages() for _ in range(3)][-1]
+with machine.blocks_kept():
+    inside, held = [pages() for _ in range(3)][-1], machine.resident_mib()
+print(outside, inside, pages(), held, machine.resident_mib())
+"""
+
+
+@linux
+def test_a_block_that_is_kept_is_not_asked_for_again():
+    if not machine._of_the_library("mallopt"):
+        pytest.skip("a C library without mallopt")
+    done = subprocess.run(
+        [sys.executable, "-c", KEPT], capture_output=True, text=True, timeout=60, check=True
+    )
+    outside, inside, after, held, left = map(int, done.stdout.split())
+    # Where every block comes in pages of 2 MB anyway there is nothing to see.
+    if outside > 10_000:
+        assert inside < 1000 and after > 10_000
+    assert left < held - 100
+
+
+def test_a_library_that_keeps_nothing_is_left_alone(monkeypatch):
+    for absent in (None, lambda option, value: 0):
+        monkeypatch.setattr(machine, "_of_the_library", lambda name, found=absent: found)
+        with machine.blocks_kept():
+            pass
+
+
 def test_without_proc_the_peak_is_that_of_the_process(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "STATUS", tmp_path / "none")
     monkeypatch.setattr(machine, "CLEAR", tmp_path / "no" / "folder")
