@@ -17,7 +17,7 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 from domainwright.models.flat import chain
-from domainwright.models.float32 import attending
+from domainwright.models.float32 import at_once, attending
 from domainwright.models.segments import Attention, can_attend, segments_of
 
 NAME = "domainwright"
@@ -130,7 +130,7 @@ def _attend_one(
     length, total = query.shape[2], key.shape[2]
     if window is not None and total > window:
         mask = _band(length, total, window, query.device) & (True if mask is None else mask)
-    if softcap is not None:
+    if softcap is not None or at_once(query, length * total):
         return _eager(query, key, value, mask, scale, softcap, dropout)
     heads, keys = query.shape[1], key.shape[1]
     with attending(length * total):
@@ -296,17 +296,20 @@ def _eager(
     value: Tensor,
     mask: Tensor | None,
     scale: float,
-    softcap: float,
+    softcap: float | None,
     dropout: float,
 ) -> Tensor:
-    """Plain attention, for scores that are capped before the softmax (Gemma 2)."""
-    groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    score = softcap * torch.tanh(query @ key.transpose(-1, -2) * scale / softcap)
+    """Attention with all scores written down; Gemma 2 caps them before the softmax."""
+    # Heads that share keys stand below each other: nothing is repeated.
+    grouped = query.unflatten(1, (key.shape[1], -1)).flatten(2, 3)
+    score = (grouped @ key.transpose(-1, -2)).mul_(scale).view(*query.shape[:3], key.shape[2])
+    if softcap is not None:
+        score = softcap * torch.tanh(score / softcap)
     if mask is None:
         mask = _band(query.shape[2], key.shape[2], None, query.device)
-    weight = score.masked_fill(~mask, float("-inf")).softmax(-1, torch.float32).to(query.dtype)
-    return functional.dropout(weight, dropout) @ value
+    weight = score.masked_fill_(~mask, float("-inf")).softmax(-1, torch.float32).to(query.dtype)
+    weight = functional.dropout(weight, dropout).view(*grouped.shape[:3], key.shape[2])
+    return (weight @ value).view(query.shape)
 
 
 # Absent from transformers' mask table on purpose: then it builds no mask of its own and

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from domainwright.core import machine
 
@@ -25,7 +26,9 @@ SIZE = 64
 """Rows of the product that tells; PyTorch leaves far smaller ones to MKL."""
 
 FEW_SCORES = 200 * 200
-"""Scores a head up to which oneDNN's attention takes longer to start than MKL's to end."""
+"""Scores a head up to which PyTorch's attention by oneDNN starts later than MKL's ends."""
+SMALLEST_AT_ONCE, LARGEST_AT_ONCE = 36_000, 200_000
+"""Scores of all heads and of one between which writing them down is the fastest."""
 
 
 @functools.cache
@@ -46,15 +49,19 @@ def take_onednn() -> bool:
     return True
 
 
+def _is_taken() -> bool:
+    # Asked only where a base has asked before: to ask is to take it.
+    return bool(take_onednn.cache_info().currsize) and take_onednn()
+
+
 @contextmanager
 def attending(scores: int) -> Iterator[None]:
-    """Around attention with so many scores a head: few of them by what PyTorch takes untold.
+    """Around PyTorch's attention with so many scores a head: few of them are left to MKL.
 
-    9 heads of 64: 22 µs by MKL against 146 by oneDNN for 8 x 60 scores, 87 against 273 for
-    40 x 100, 0.77 against 0.85 ms for 200 x 200, but 4.5 against 3.2 ms for 500 x 500.
+    Its many small products start late in oneDNN: 8 x 60 scores of 9 heads of 64 take 146 µs there
+    and 22 by MKL, 200 x 200 847 and 769, 1,000 x 1,000 6,500 and 11,700.
     """
-    # Asked only where a base has asked before: to ask is to take it.
-    if scores > FEW_SCORES or not (take_onednn.cache_info().currsize and take_onednn()):
+    if scores > FEW_SCORES or not _is_taken():
         yield
         return
     backend: Any = torch.backends.mkldnn
@@ -63,6 +70,17 @@ def attending(scores: int) -> Iterator[None]:
         yield
     finally:
         backend.matmul.fp32_precision = TAKEN
+
+
+def at_once(query: Tensor, scores: int) -> bool:
+    """Whether attention is faster with all scores written down, by two large products.
+
+    74 x 604 scores of 9 heads of 64: 0.6 ms by oneDNN, 0.9 by PyTorch's own attention and MKL;
+    150 x 700 1.4 and 2.0; above LARGEST_AT_ONCE they leave the caches. Gradients would keep them.
+    """
+    plain = query.dtype == torch.float32 and query.device.type == "cpu"
+    many = scores <= LARGEST_AT_ONCE and scores * query.shape[1] > SMALLEST_AT_ONCE
+    return plain and many and not torch.is_grad_enabled() and _is_taken()
 
 
 def _rounds() -> bool:

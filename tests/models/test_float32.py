@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from domainwright.core import machine
+from domainwright.models import attention, float32
 from domainwright.models import base as base_module
-from domainwright.models import float32
 from domainwright.models.flat import flatten
 from tests.tiny import documents, tiny_base
 
@@ -62,25 +62,39 @@ def test_rounding_is_seen(monkeypatch):
     assert float32._rounds()
 
 
-def test_small_attention_keeps_to_mkl_and_large_to_onednn(switch, monkeypatch):
+@pytest.mark.parametrize("tracked", [False, True])
+def test_attention_goes_the_fastest_way_for_its_size(switch, monkeypatch, tracked):
+    """Few scores by MKL; many by oneDNN, written down at once where no gradient keeps them."""
     seen = []
-    plain = torch.nn.functional.scaled_dot_product_attention
+    plain, at_once = torch.nn.functional.scaled_dot_product_attention, attention._eager
 
     def watched(query, key, value, **how):
-        seen.append((query.shape[2] * key.shape[2], switch.fp32_precision))
+        seen.append((query.shape[2], switch.fp32_precision))
         return plain(query, key, value, **how)
 
+    def written(query, *rest):
+        seen.append((query.shape[2], "at once"))
+        return at_once(query, *rest)
+
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    monkeypatch.setattr(attention, "_eager", written)
     monkeypatch.setattr(machine, "is_amd", lambda: True)
     monkeypatch.setattr(float32, "_rounds", lambda: False)
-    base, flat = tiny_base(), flatten(documents((210, 9)))
-    rows_N = torch.arange(219)
-    before = base.logits(flat, rows_N)
-    assert {mode for _, mode in seen} == {"none"}
-    seen.clear()
-    assert float32.take_onednn()
-    torch.testing.assert_close(base.logits(flat, rows_N), before, rtol=0, atol=2e-5)
-    assert set(seen) == {(210 * 210, "bf16"), (9 * 9, "none")}
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, n, 909, 16, generator=draw) for n in (4, 2, 2))
+    call = None, query, key, value
+    bounds = (0, 500, 700, 800, 900, 909)
+    with torch.set_grad_enabled(tracked):
+        before, _ = attention.attend(*call, document_bounds=bounds)
+        assert {way for _, way in seen} == {"none"}
+        seen.clear()
+        assert float32.take_onednn()
+        # 500² scores are many for one head; 4 x 200² and 4 x 100² for all; 4 x 9² are few.
+        after, _ = attention.attend(*call, document_bounds=bounds)
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-6)
+    few = [(200, "none"), (100, "none"), (100, "none"), (9, "none")]
+    once = [(200, "at once"), (100, "at once"), (100, "at once"), (9, "none")]
+    assert seen == [(500, "bf16"), *(few if tracked else once)]
     assert switch.fp32_precision == "bf16"
 
 
