@@ -32,7 +32,6 @@ class Drawn:
 
     share: float
     tensors: dict[str, Tensor]
-    losses: dict[str, float]
 
 
 def start_of(adapter: Adapter) -> dict[str, Tensor]:
@@ -60,13 +59,13 @@ def draw_back(
     start: Mapping[str, Tensor],
     trained: Mapping[str, Tensor],
     limit: float,
-    losses_of: Callable[[], dict[str, float]],
+    general_loss: Callable[[], float],
 ) -> Drawn | None:
     """The state at the largest share within the limit; None: not even the smallest tried is.
 
     Args:
         limit: general loss, in nats per token, that a state may have.
-        losses_of: watched losses of the adapter as it hangs on the base.
+        general_loss: of the adapter as it hangs on the base.
     """
     low, high = 0.0, 1.0
     found: Drawn | None = None
@@ -74,9 +73,8 @@ def draw_back(
         share = (low + high) / 2
         tensors = between(adapter, start, trained, share)
         adapter.load_state_dict(tensors)
-        losses = losses_of()
-        if losses["general_loss"] <= limit:
-            low, found = share, Drawn(share, tensors, losses)
+        if general_loss() <= limit:
+            low, found = share, Drawn(share, tensors)
         else:
             high = share
     return found

@@ -190,10 +190,11 @@ class Run:
         text = "".join(json.dumps(line) + "\n" for line in self.state.history)
         write_atomic(self.job.folder / "metrics.jsonl", text)
 
-    def _losses(self, watched: Watched) -> dict[str, float]:
-        """Watched losses of the adapter as it is."""
+    def _losses(self, watched: Watched, *names: str) -> dict[str, float]:
+        """Watched losses of the adapter as it is, all or those called `names`."""
+        wanted = (names,) if names else ()
         self.job, losses = within_memory(
-            self.job, watched.rows, lambda job: watched.losses(job, self.state.step)
+            self.job, watched.rows, lambda job: watched.losses(job, self.state.step, *wanted)
         )
         return losses
 
@@ -217,14 +218,22 @@ class Run:
             return
         limit = at_start["general_loss"] + MARGIN * self.job.settings.max_forgetting
         found = draw_back(
-            self.job.adapter, self.begun, self.beyond, limit, lambda: self._losses(watched)
+            self.job.adapter,
+            self.begun,
+            self.beyond,
+            limit,
+            lambda: self._losses(watched, "general")["general_loss"],
         )
+        if found is None:
+            return
+        self.job.adapter.load_state_dict(found.tensors)
+        losses = self._losses(watched)
         least = at_start["development_loss"] if state.best_loss is None else state.best_loss
-        if found is None or found.losses["development_loss"] >= least:
+        if losses["development_loss"] >= least:
             return
         self.best = found.tensors
-        state.best_step, state.best_loss = state.over_step, found.losses["development_loss"]
-        state.history.append({"step": state.over_step, "kept_share": found.share, **found.losses})
+        state.best_step, state.best_loss = state.over_step, losses["development_loss"]
+        state.history.append({"step": state.over_step, "kept_share": found.share, **losses})
 
     def finish(self, watched: Watched) -> Trained:
         """The adapter's best state, judged. Its adapter hangs alone on the base.
@@ -235,8 +244,12 @@ class Run:
         state, at_start = self.state, self.state.history[0]
         # No step follows, and a kept state is read in their place.
         self.optimiser.zero_grad()
-        self._judge_mean(watched)
-        self._draw_back(watched)
+        if self.mean or self.beyond:
+            self._judge_mean(watched)
+            self._draw_back(watched)
+            # Judged for good: a run that is read back, as every fold's is, takes no further look.
+            self.mean, self.beyond = {}, {}
+            self.save()
         self.write_metrics()
         if state.best_step is None or state.best_loss is None:
             risen = min(x["general_loss"] for x in state.history[1:] if "general_loss" in x)

@@ -16,7 +16,7 @@ drawn pass by pass, so there the redone step is another draw of the same distrib
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -281,14 +281,20 @@ class Watched:
         }
         self.monitor = Monitor(self.packings["general"])
 
-    def losses(self, job: Job, step: int) -> dict[str, float]:
+    def losses(
+        self, job: Job, step: int, names: Collection[str] = ("development", "general")
+    ) -> dict[str, float]:
         """Losses of what hangs on the base now, and how far it is from the base on general text.
+
+        Args:
+            names: of the rows that are read.
 
         Raises:
             RunFailed: one of them is no number.
         """
         found: dict[str, float] = {}
-        for name, packing in self.packings.items():
+        for name in names:
+            packing = self.packings[name]
             if name == "general" and packing.rows:
                 found |= self.monitor.read(job.micro_tokens)
             else:

@@ -55,14 +55,14 @@ def test_the_largest_share_within_the_limit_is_found(border):
     _, adapter, start, trained = adapted("lora")
     reference = trained["B.0"]
 
-    def losses_of():
-        now = float(adapter.state_dict()["B.0"].norm() / reference.norm())
-        return {"general_loss": 1 + now, "development_loss": 2 - now}
+    def general_loss():
+        return 1 + float(adapter.state_dict()["B.0"].norm() / reference.norm())
 
-    found = draw_back(adapter, start, trained, 1 + border, losses_of)
+    found = draw_back(adapter, start, trained, 1 + border, general_loss)
     assert border - 2**-HALVINGS <= found.share <= border
-    assert found.losses["general_loss"] <= 1 + border
-    assert draw_back(adapter, start, trained, 1.0, losses_of) is None
+    adapter.load_state_dict(found.tensors)
+    assert general_loss() <= 1 + border
+    assert draw_back(adapter, start, trained, 1.0, general_loss) is None
 
 
 @pytest.fixture
@@ -70,8 +70,8 @@ def forgetful(monkeypatch):
     """General loss that rises with the size of the change, past the limit after a few steps."""
     plain = runs.Watched.losses
 
-    def losses(self, job, number):
-        found = plain(self, job, number)
+    def losses(self, job, *rest):
+        found = plain(self, job, *rest)
         size = float(sum(b.detach().norm() for b in job.adapter.B))
         return {**found, "general_loss": 3.0 + size / 150}
 
@@ -106,12 +106,27 @@ def test_resumed_it_ends_with_the_same_weights(forgetful, tmp_path):
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("changes", [{}, {"average": 0.5}])
+def test_a_run_that_has_ended_is_read_back_without_another_look(
+    forgetful, tmp_path, monkeypatch, changes
+):
+    job, trained = finished(tmp_path / "run", **changes)
+    assert trained.history[-1]["kept_share"] < 1
+    metrics = (tmp_path / "run/metrics.jsonl").read_text()
+    monkeypatch.setattr(runs.Watched, "losses", lambda *_: pytest.fail("it looked again"))
+    again = make_job(tmp_path / "run", max_forgetting=0.02, checks=4, **changes)
+    assert train(again, resume=True) == trained
+    for a, b in zip(job.adapter.parameters(), again.adapter.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert (tmp_path / "run/metrics.jsonl").read_text() == metrics
+
+
 def test_where_no_share_helps_the_run_is_refused(monkeypatch, tmp_path):
     plain = runs.Watched.losses
 
-    def losses(self, job, number):
+    def losses(self, job, *rest):
         changed = float(sum(b.detach().norm() for b in job.adapter.B)) > 0
-        return {**plain(self, job, number), "general_loss": 3.0 + changed}
+        return {**plain(self, job, *rest), "general_loss": 3.0 + changed}
 
     monkeypatch.setattr(runs.Watched, "losses", losses)
     with pytest.raises(RunFailed, match="Every state of the run forgets more than the limit"):

@@ -88,7 +88,7 @@ def test_a_state_that_forgets_too_much_is_not_kept(tmp_path, monkeypatch):
     # Drawn back, the state in the middle would still forget too much.
     fake = chain([(5.0, 1.0), (4.0, 1.05), (2.0, 1.2), (3.0, 1.1)], repeat((2.5, 1.15)))
 
-    def watched(self, job, step):
+    def watched(self, job, *rest):
         development, general = next(fake)
         return {"development_loss": development, "general_loss": general}
 
