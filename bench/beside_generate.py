@@ -19,12 +19,13 @@ import sys
 import torch
 
 from bench._report import add_options, machine_facts, note, publish, refuse_when_busy, spread
-from bench.beside_lm_eval import BASE, DATA, as_pytorch_multiplies, peer_of, timed
+from bench.beside_lm_eval import BASE, DATA, peer_of, timed
 from domainwright.core.records import Message
 from domainwright.core.seeds import generator
 from domainwright.curate.read import read
 from domainwright.infer.generate import answer
 from domainwright.models.base import load_base
+from domainwright.models.float32 import untold
 from domainwright.models.template import Template
 
 FILE = DATA / "medical/qa.jsonl"
@@ -83,7 +84,7 @@ class _Sides:
     def ours(self, prompts: list[list[int]]) -> list[list[int]]:
         return [a.ids for a in answer(self.base, prompts, new_tokens=self.new_tokens)]
 
-    @as_pytorch_multiplies()
+    @untold()
     def theirs(self, prompts: list[list[int]], batch: int) -> list[list[int]]:
         stops = self.base.template.stops
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))

@@ -16,11 +16,10 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -30,7 +29,7 @@ from domainwright.core.seeds import generator
 from domainwright.curate.read import read
 from domainwright.infer.likelihood import Request, score
 from domainwright.models.base import Base, load_base
-from domainwright.models.float32 import UNSET
+from domainwright.models.float32 import untold
 from domainwright.models.forms import choice_prompt, continuation
 
 if TYPE_CHECKING:
@@ -117,17 +116,6 @@ def peer_of(base: Base) -> "PreTrainedModel":
     return model.to(base.device).eval()
 
 
-@contextmanager
-def as_pytorch_multiplies() -> Iterator[None]:
-    """A peer's part: our choice of library for float32 products holds for the whole process."""
-    switch: Any = torch.backends.mkldnn
-    ours, switch.matmul.fp32_precision = switch.matmul.fp32_precision, UNSET
-    try:
-        yield
-    finally:
-        switch.matmul.fp32_precision = ours
-
-
 class _Sides:
     """Both engines on the same weights."""
 
@@ -146,7 +134,7 @@ class _Sides:
     def ours(self, requests: list[Request]) -> list[float]:
         return [x.log_probability for x in score(self.base, requests)]
 
-    @as_pytorch_multiplies()
+    @untold()  # our choice of library holds for the whole process
     def theirs(self, requests: list[Request], batch: int) -> list[float]:
         self.peer.batch_size_per_gpu = batch
         arguments = [(("", ""), r.context, r.continuation) for r in requests]

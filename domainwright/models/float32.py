@@ -8,11 +8,12 @@ bfloat16. It does so on processors with AMX, which AMD does not make; one produc
 
 import functools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from domainwright.core import machine
 
@@ -28,7 +29,7 @@ SIZE = 64
 FEW_SCORES = 200 * 200
 """Scores a head up to which PyTorch's attention by oneDNN starts later than MKL's ends."""
 SMALLEST_AT_ONCE, LARGEST_AT_ONCE = 36_000, 200_000
-"""Scores of all heads and of one between which writing them down is the fastest."""
+"""Scores of all heads, and of one, between which writing them down is the fastest."""
 
 
 @functools.cache
@@ -55,13 +56,9 @@ def _is_taken() -> bool:
 
 
 @contextmanager
-def attending(scores: int) -> Iterator[None]:
-    """Around PyTorch's attention with so many scores a head: few of them are left to MKL.
-
-    Its many small products start late in oneDNN: 8 x 60 scores of 9 heads of 64 take 146 µs there
-    and 22 by MKL, 200 x 200 847 and 769, 1,000 x 1,000 6,500 and 11,700.
-    """
-    if scores > FEW_SCORES or not _is_taken():
+def untold() -> Iterator[None]:
+    """Inside, products are made as PyTorch has them made that nobody told anything."""
+    if not _is_taken():
         yield
         return
     backend: Any = torch.backends.mkldnn
@@ -72,15 +69,29 @@ def attending(scores: int) -> Iterator[None]:
         backend.matmul.fp32_precision = TAKEN
 
 
-def at_once(query: Tensor, scores: int) -> bool:
+def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, **how: Any) -> Tensor:
+    """PyTorch's attention, of few scores a head by MKL.
+
+    Its many small products start late in oneDNN: 8 x 60 scores of 9 heads of 64 take 146 µs there
+    and 22 by MKL, 200 x 200 847 and 769, 1,000 x 1,000 6,500 and 11,700.
+    """
+    few = query.shape[2] * key.shape[2] <= FEW_SCORES
+    with untold() if few else nullcontext():
+        return functional.scaled_dot_product_attention(query, key, value, **how)
+
+
+def at_once(query: Tensor, key: Tensor) -> bool:
     """Whether attention is faster with all scores written down, by two large products.
 
     74 x 604 scores of 9 heads of 64: 0.6 ms by oneDNN, 0.9 by PyTorch's own attention and MKL;
     150 x 700 1.4 and 2.0; above LARGEST_AT_ONCE they leave the caches. Gradients would keep them.
     """
-    plain = query.dtype == torch.float32 and query.device.type == "cpu"
-    many = scores <= LARGEST_AT_ONCE and scores * query.shape[1] > SMALLEST_AT_ONCE
-    return plain and many and not torch.is_grad_enabled() and _is_taken()
+    if query.dtype != torch.float32 or query.device.type != "cpu" or torch.is_grad_enabled():
+        return False
+    rows, heads, length = query.shape[:3]
+    scores = rows * length * key.shape[2]
+    many = scores <= LARGEST_AT_ONCE and scores * heads > SMALLEST_AT_ONCE
+    return length > 1 and many and _is_taken()
 
 
 def _rounds() -> bool:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from domainwright.train.job import Job, Trained
 from domainwright.train.objective import check_fit
 from domainwright.train.settings import TrainSettings
 from domainwright.train.shelf import Shelf, ShelvedAdamW
-from domainwright.train.step import Watched, optimiser_of, within_memory
+from domainwright.train.step import WATCHED, Watched, optimiser_of, within_memory
 
 Failure = RunFailed | CapabilityError
 """What ends one candidate and leaves the others alone."""
@@ -190,11 +190,10 @@ class Run:
         text = "".join(json.dumps(line) + "\n" for line in self.state.history)
         write_atomic(self.job.folder / "metrics.jsonl", text)
 
-    def _losses(self, watched: Watched, *names: str) -> dict[str, float]:
-        """Watched losses of the adapter as it is, all or those called `names`."""
-        wanted = (names,) if names else ()
+    def _losses(self, watched: Watched, names: Collection[str] = WATCHED) -> dict[str, float]:
+        """Watched losses of the adapter as it is."""
         self.job, losses = within_memory(
-            self.job, watched.rows, lambda job: watched.losses(job, self.state.step, *wanted)
+            self.job, watched.rows, lambda job: watched.losses(job, self.state.step, names)
         )
         return losses
 
@@ -222,7 +221,7 @@ class Run:
             self.begun,
             self.beyond,
             limit,
-            lambda: self._losses(watched, "general")["general_loss"],
+            lambda: self._losses(watched, ["general"])["general_loss"],
         )
         if found is None:
             return

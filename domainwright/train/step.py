@@ -270,6 +270,9 @@ def within_memory(job: Job, rows: Sequence[TrainRow], work: Callable[[Job], T]) 
         job = replace(job, micro_tokens=smaller)
 
 
+WATCHED = ("development", "general")
+
+
 class Watched:
     """The rows whose losses decide which state is kept, packed once for the run."""
 
@@ -281,9 +284,7 @@ class Watched:
         }
         self.monitor = Monitor(self.packings["general"])
 
-    def losses(
-        self, job: Job, step: int, names: Collection[str] = ("development", "general")
-    ) -> dict[str, float]:
+    def losses(self, job: Job, step: int, names: Collection[str] = WATCHED) -> dict[str, float]:
         """Losses of what hangs on the base now, and how far it is from the base on general text.
 
         Args:

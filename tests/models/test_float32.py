@@ -98,6 +98,17 @@ def test_attention_goes_the_fastest_way_for_its_size(switch, monkeypatch, tracke
     assert switch.fp32_precision == "bf16"
 
 
+@torch.no_grad()
+def test_all_scores_of_a_batch_count(monkeypatch):
+    monkeypatch.setattr(float32, "_is_taken", lambda: True)
+    query, key = torch.zeros(1, 4, 300, 8), torch.zeros(1, 2, 300, 8)
+    assert float32.at_once(query, key)
+    assert not float32.at_once(query.expand(3, -1, -1, -1), key.expand(3, -1, -1, -1))
+    assert not float32.at_once(query.bfloat16(), key.bfloat16())
+    # One token a row has its own way, in which no key is repeated.
+    assert not float32.at_once(query[:, :, :1].expand(400, -1, -1, -1), key)
+
+
 def test_only_a_large_base_takes_it_and_reads_on_the_grid(monkeypatch):
     asked = []
     monkeypatch.setattr(base_module, "take_onednn", lambda: not asked.append(1))

@@ -34,7 +34,7 @@ def test_the_states_of_the_tail_are_averaged(tmp_path, monkeypatch):
     monkeypatch.setattr(
         steps.Watched,
         "losses",
-        lambda self, own, number: read.append(state_of(own)) or plain(self, own, number),
+        lambda self, own, *rest: read.append(state_of(own)) or plain(self, own, *rest),
     )
     got = train(job, listen=lambda s: seen.append(state_of(job)))
     last = got.history[-1]
@@ -51,8 +51,8 @@ def test_it_is_kept_where_it_is_the_best(tmp_path, monkeypatch, better):
     plain = steps.Watched.losses
     seen = []
 
-    def losses(self, own, number):
-        found = plain(self, own, number)
+    def losses(self, own, *rest):
+        found = plain(self, own, *rest)
         mean = len(seen) == 8
         return found | ({"development_loss": -1.0 if better else 99.0} if mean else {})
 

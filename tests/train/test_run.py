@@ -63,7 +63,7 @@ def test_the_best_state_is_kept_not_the_last(tmp_path, monkeypatch):
     monkeypatch.setattr(
         Watched,
         "losses",
-        lambda self, job, step: {"development_loss": next(fake), "general_loss": 1.0},
+        lambda *_: {"development_loss": next(fake), "general_loss": 1.0},
     )
     job = make_job(tmp_path, steps=8, checks=4)
     states = {}
@@ -78,7 +78,7 @@ def test_patience_ends_a_run(tmp_path, monkeypatch):
     monkeypatch.setattr(
         Watched,
         "losses",
-        lambda self, job, step: {"development_loss": next(fake), "general_loss": 1.0},
+        lambda *_: {"development_loss": next(fake), "general_loss": 1.0},
     )
     got = train(make_job(tmp_path, steps=10, checks=5, patience=2))
     assert (got.steps, got.best_step) == (6, 2)

@@ -113,7 +113,7 @@ def test_patience_ends_one_candidate(tmp_path, monkeypatch, way):
     jobs = make_jobs(tmp_path, tiny_base(), steps=12, checks=4, patience=2)
     seen = []
 
-    def losses(self, job, step):
+    def losses(self, job, step, *_):
         number = job.folder.name
         seen.append((number, step))
         rising = number == "1" and step > 3
