@@ -96,13 +96,14 @@ def _still_learning(done: Sequence[StrategyResult], whole: int | None, runs: flo
         before, last = (float(x["development_loss"]) for x in looks[-2:])
         if not last < (1 - FALL) * before:
             continue
-        minutes = (whole / trained.steps - 1) * trained.minutes * runs
+        minutes = max(1, round((whole / trained.steps - 1) * trained.minutes * runs))
+        time = f"{minutes} minutes" if minutes > 1 else "a minute"
         # Strategies that share an adapter are said once.
         said.setdefault(
             r.adapter or r.name,
             f"{r.name} was still learning when its {f.count(trained.steps)} steps were over "
-            f"(development loss {before:.3f}, then {last:.3f}); all {f.count(whole)} of its epochs "
-            f"would take about {max(1, round(minutes))} minutes more of the budget.",
+            f"(development loss {before:.3f}, then {last:.3f}); the {f.count(whole)} of all "
+            f"its epochs would take about {time} more of the budget.",
         )
     return list(said.values())
 

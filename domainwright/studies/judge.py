@@ -46,7 +46,12 @@ def summarise(items: Sequence[Item]) -> dict[str, Any]:
 
 
 def score_of(items: Sequence[Item]) -> Interval:
-    return _interval(_scores(items), items)
+    marks = _scores(items)
+    found = _interval(marks, items)
+    if marks.size and marks.min() >= 0 and marks.max() <= 1:
+        # Widened for the folds, the interval of a high share would say that 101 % are right.
+        return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
+    return found
 
 
 def lead(items: Sequence[Item], other: Sequence[Item]) -> Interval:

@@ -1,8 +1,8 @@
 """Which method at which learning rate: a race in rungs, on development rows alone.
 
     27 candidates: all to R/36 steps, 9 go on to R/12, 4 to R/3, 2 to R/2, 1 to R
-     9 candidates: all to R/12, 3 go on to R/3, 2 to R/2, 1 to R
-     3 candidates: all to R/3, 1 goes on to R
+     9 candidates: all to R/12, 4 go on to R/6, 3 to R/3, 2 to R/2, 1 to R
+     3 candidates: all to R/3, 2 go on to 2R/3, 1 to R
 
 All candidates read the same rows in the same order on the schedule of the whole run, so at a
 rung they stand at the same place of it, and their losses are paired row by row. Where the rows
@@ -37,8 +37,8 @@ Losses = list[tuple[str, float, int]]
 """(row, summed loss in nats, supervised tokens) of every development row."""
 RUNGS = {
     1: ((1, 1.0),),
-    3: ((3, 1 / 3), (1, 1.0)),
-    9: ((9, 1 / 12), (3, 1 / 3), (2, 1 / 2), (1, 1.0)),
+    3: ((3, 1 / 3), (2, 2 / 3), (1, 1.0)),
+    9: ((9, 1 / 12), (4, 1 / 6), (3, 1 / 3), (2, 1 / 2), (1, 1.0)),
     27: ((27, 1 / 36), (9, 1 / 12), (4, 1 / 3), (2, 1 / 2), (1, 1.0)),
 }
 """Candidates -> how many of them are trained to which share of the whole run, and compared."""
@@ -77,7 +77,7 @@ def rungs_of(count: int, steps: int) -> list[int]:
     """Steps at which a race of that size compares; never beyond its cost.
 
     >>> rungs_of(9, 114)
-    [9, 38, 57, 114]
+    [9, 19, 38, 57, 114]
     """
     return [max(1, int(steps * share + 1e-6)) for _, share in RUNGS[count]]
 
@@ -86,7 +86,7 @@ def further_looks(count: int, checks: int) -> int:
     """Looks at candidates before the last rung that a run of the winner alone would not take.
 
     >>> [further_looks(count, 5) for count in (1, 3, 9, 27)]
-    [0, 2, 3, 4]
+    [0, 4, 3, 4]
     """
     looks = before = 0
     for alive, share in RUNGS[count][:-1]:

@@ -43,6 +43,7 @@ class State:
     """Development loss of the best state, nats per token."""
     over_step: int | None = None
     over_loss: float | None = None
+    over_general: float | None = None
     """Of a state of lower loss that forgets too much."""
     averaged: int = 0
     """Steps whose states are in the mean."""

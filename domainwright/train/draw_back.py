@@ -3,14 +3,19 @@
     θ(s) = θ_start + s · (θ_trained - θ_start)         s in (0, 1]
     LoRA's kin begin at B = 0: B(s) = s · B_trained, A as trained, so ΔW(s) = s · ΔW
 
-The largest share s whose loss on general text rises by at most MARGIN of the limit is found by
-halving. What is learned falls slower than what is forgotten, so some share is often worth more
+Sought is the largest share s whose loss on general text rises by at most MARGIN of the limit. The
+rise is taken for a power of the share, at first its square, as the loss is flat at the base:
+
+    s = s_over · (aim / rise(s_over))^(1/p)      p = Δ log rise / Δ log s of the nearest two seen
+
+What is learned falls slower than what is forgotten, so some share is often worth more
 than the last state within the limit.
 
 Source: Wortsman et al. 2022, arXiv:2109.01903 (weight-space interpolation).
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +23,11 @@ from torch import Tensor
 
 from domainwright.methods._adapter import Adapter
 
-HALVINGS = 5
-"""Shares are found to one part in 32."""
+LOOKS = 5
+NEAR = 0.9
+"""Of what the loss may rise by: a share that uses as much is not looked beyond."""
+CLOSE = 1 / 32
+"""A share within and one beyond the limit that are no further apart are not looked between."""
 MARGIN = 0.8
 """Of the limit: what is kept is judged on more text than is watched."""
 LARGEST = 30_000_000
@@ -58,23 +66,43 @@ def draw_back(
     adapter: Adapter,
     start: Mapping[str, Tensor],
     trained: Mapping[str, Tensor],
-    limit: float,
-    general_loss: Callable[[], float],
+    room: float,
+    rise: float,
+    general_rise: Callable[[], float],
 ) -> Drawn | None:
-    """The state at the largest share within the limit; None: not even the smallest tried is.
+    """The state at the largest share seen within the limit; None: not even the smallest was.
 
     Args:
-        limit: general loss, in nats per token, that a state may have.
-        general_loss: of the adapter as it hangs on the base.
+        room: nats per token by which a state may raise the loss on general text.
+        rise: by how many the trained state does.
+        general_rise: by how many the adapter does as it hangs on the base.
     """
-    low, high = 0.0, 1.0
+    within, over = (0.0, 0.0), [(1.0, rise)]
     found: Drawn | None = None
-    for _ in range(HALVINGS):
-        share = (low + high) / 2
+    for _ in range(LOOKS):
+        share = _guess(within, over, room)
         tensors = between(adapter, start, trained, share)
         adapter.load_state_dict(tensors)
-        if general_loss() <= limit:
-            low, found = share, Drawn(share, tensors)
+        risen = general_rise()
+        if risen <= room:
+            within, found = (share, risen), Drawn(share, tensors)
         else:
-            high = share
+            over.append((share, risen))
+        if NEAR * room <= risen <= room or over[-1][0] - within[0] <= CLOSE:
+            break
     return found
+
+
+def _guess(within: tuple[float, float], over: Sequence[tuple[float, float]], room: float) -> float:
+    """A share between the largest within the limit and the smallest beyond it."""
+    low, (high, rise) = within[0], over[-1]
+    power = 2.0
+    for share, risen in (within, *over[-2:-1]):
+        if share > 0 and 0 < risen < math.inf:
+            power = math.log(rise / risen) / math.log(high / share)
+            break
+    if not (room > 0 and math.isfinite(rise) and 0 < power < math.inf):
+        return (low + high) / 2
+    aim = (1 + NEAR) / 2 * room
+    edge = (high - low) / 8
+    return min(max(high * (aim / rise) ** (1 / power), low + edge), high - edge)

@@ -168,6 +168,7 @@ class Run:
         least = min(x for x in (state.best_loss, state.over_loss, math.inf) if x is not None)
         if self.begun and line["development_loss"] < least:
             state.over_step, state.over_loss = state.step, line["development_loss"]
+            state.over_general = line["general_loss"]
             self.beyond = self.job.kept(self.job.adapter.state_dict())
         return False
 
@@ -211,17 +212,18 @@ class Run:
     def _draw_back(self, watched: Watched) -> None:
         """Keep a share of what forgets too much, where that is better than the best state."""
         state, at_start = self.state, self.state.history[0]
-        if not self.beyond or state.over_loss is None:
+        if not self.beyond or state.over_loss is None or state.over_general is None:
             return
         if state.best_loss is not None and state.best_loss <= state.over_loss:
             return
-        limit = at_start["general_loss"] + MARGIN * self.job.settings.max_forgetting
+        unchanged = at_start["general_loss"]
         found = draw_back(
             self.job.adapter,
             self.begun,
             self.beyond,
-            limit,
-            lambda: self._losses(watched, ["general"])["general_loss"],
+            MARGIN * self.job.settings.max_forgetting,
+            state.over_general - unchanged,
+            lambda: self._losses(watched, ["general"])["general_loss"] - unchanged,
         )
         if found is None:
             return

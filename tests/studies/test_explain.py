@@ -86,7 +86,7 @@ def test_a_run_that_the_budget_ended_while_it_was_learning_says_so():
     found = said([verdicts.result("zero_shot", 0.2, None), lora, both], "lora", whole=150, runs=2.5)
     assert [x for x in found if "learning" in x] == [
         "lora was still learning when its 60 steps were over (development loss 2.000, then 1.600); "
-        "all 150 of its epochs would take about 8 minutes more of the budget."
+        "the 150 of all its epochs would take about 8 minutes more of the budget."
     ]
 
 

@@ -4,12 +4,20 @@ import math
 from dataclasses import replace
 from itertools import permutations
 
+import numpy as np
 import pytest
 
 from domainwright.evaluate.kept import TaskKept
 from domainwright.evaluate.records import Item, Mark
 from domainwright.maths.bootstrap import Interval
-from domainwright.studies.judge import compare, measured_detectable, recommend, summarise
+from domainwright.maths.crossfit import crossfitted
+from domainwright.studies.judge import (
+    compare,
+    measured_detectable,
+    recommend,
+    score_of,
+    summarise,
+)
 from tests.studies.verdicts import absent, result
 
 
@@ -260,3 +268,14 @@ def test_the_loss_is_summed_before_it_is_divided():
                loss=3.0, loss_tokens=9)  # fmt: skip
     found = summarise([one, two])
     assert found["metrics"]["answer_loss"] == 0.5 and found["parsed"] == 0.5
+
+
+def test_a_share_of_right_answers_stays_a_share_however_folds_widen_it():
+    told = [
+        replace(x, fold=f"{n % 5}/5", mark=Mark(float(n % 5 != 1 or n > 30), True))
+        for n, x in enumerate(items([1] * 60))
+    ]
+    marks = np.array([x.mark.correct for x in told])
+    wide = crossfitted(marks, [x.group for x in told], [n % 5 for n in range(60)], 5)
+    assert wide.high > 1
+    assert score_of(told) == replace(wide, high=1.0)

@@ -1,6 +1,7 @@
 """A state that forgets too much is drawn back, and no further than it must be."""
 
 import json
+import math
 from itertools import chain, repeat
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from domainwright.core.errors import RunFailed
 from domainwright.methods import METHODS
 from domainwright.train import run as runs
-from domainwright.train.draw_back import HALVINGS, between, draw_back, start_of
+from domainwright.train.draw_back import LOOKS, NEAR, between, draw_back, start_of
 from domainwright.train.job import Interrupted
 from domainwright.train.loop import train
 from tests.methods.test_method_contract import family_of, logits, step
@@ -50,19 +51,40 @@ def test_a_share_of_lora_is_that_share_of_its_change():
         torch.testing.assert_close(part - own, 0.25 * (whole[name] - own), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("border", [0.1, 0.5, 0.77, 0.99])
-def test_the_largest_share_within_the_limit_is_found(border):
+CURVES = {
+    "line": lambda s: s,
+    "square": lambda s: s**2,
+    "cube": lambda s: s**3,
+    "better at first": lambda s: 1.3 * s**2 - 0.3 * s,
+    "steep at first": lambda s: s**0.5,
+    "a wall": lambda s: 0.01 * s if s < 0.4 else 30.0,
+    "beyond all numbers": lambda s: s**2 if s < 0.7 else math.inf,
+    "not a number": lambda s: s**2 if s < 0.7 else math.nan,
+}
+
+
+@pytest.mark.parametrize("room", [0.1, 0.5, 0.77, 0.99])
+@pytest.mark.parametrize("curve", CURVES)
+def test_the_largest_share_within_the_limit_is_found(room, curve):
     _, adapter, start, trained = adapted("lora")
     reference = trained["B.0"]
+    seen = []
 
-    def general_loss():
-        return 1 + float(adapter.state_dict()["B.0"].norm() / reference.norm())
+    def risen(share):
+        return CURVES[curve](share)
 
-    found = draw_back(adapter, start, trained, 1 + border, general_loss)
-    assert border - 2**-HALVINGS <= found.share <= border
+    def general_rise():
+        seen.append(float(adapter.state_dict()["B.0"].norm() / reference.norm()))
+        return risen(seen[-1])
+
+    found = draw_back(adapter, start, trained, room, risen(1.0), general_rise)
+    assert len(seen) <= (2 if curve in ("line", "square") else LOOKS)
+    assert risen(found.share) <= room
+    largest = max(s / 1000 for s in range(1, 1000) if risen(s / 1000) <= room)
+    assert risen(found.share) >= NEAR * room or found.share >= largest - 0.06
     adapter.load_state_dict(found.tensors)
-    assert general_loss() <= 1 + border
-    assert draw_back(adapter, start, trained, 1.0, general_loss) is None
+    assert general_rise() == pytest.approx(risen(found.share))
+    assert draw_back(adapter, start, trained, 0.0, 1.0, lambda: 0.5) is None
 
 
 @pytest.fixture
