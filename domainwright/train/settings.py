@@ -59,8 +59,9 @@ class TrainSettings:
 
     steps: int | None = None
     """Optimiser steps. None: `epochs` over the training rows, as far as the budget goes."""
-    epochs: float = 2.0
-    """Passes over the training rows when `steps` is not given."""
+    epochs: float | None = None
+    """Passes over the training rows when `steps` is not given. None: 2, and where that is fewer
+    than 120 steps, as many as reach them, up to 4; up to 8 where 4 are fewer than 24 steps."""
     batch: int = 8
     """Documents per optimiser step."""
     learning_rate: float | None = None
@@ -160,10 +161,9 @@ class TrainSettings:
                     f"train.{name} is {getattr(self, name)}.", "give a number from 0, such as 0.01."
                 )
         for name in ("epochs", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(
-                    f"train.{name} is {getattr(self, name)}.", "give a number above 0."
-                )
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"train.{name} is {value}.", "give a number above 0.")
         if self.learning_rate is not None and not 0 < self.learning_rate < 10:
             raise ConfigError(
                 f"train.learning_rate is {self.learning_rate}.", "give a rate such as 1.0e-3."
