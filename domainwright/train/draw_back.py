@@ -96,12 +96,14 @@ def draw_back(
 def _guess(within: tuple[float, float], over: Sequence[tuple[float, float]], room: float) -> float:
     """A share between the largest within the limit and the smallest beyond it."""
     low, (high, rise) = within[0], over[-1]
+    if room <= 0 or not math.isfinite(rise):
+        return (low + high) / 2
     power = 2.0
     for share, risen in (within, *over[-2:-1]):
         if share > 0 and 0 < risen < math.inf:
             power = math.log(rise / risen) / math.log(high / share)
             break
-    if not (room > 0 and math.isfinite(rise) and 0 < power < math.inf):
+    if power <= 0:
         return (low + high) / 2
     aim = (1 + NEAR) / 2 * room
     edge = (high - low) / 8

@@ -85,6 +85,8 @@ def test_the_largest_share_within_the_limit_is_found(room, curve):
     adapter.load_state_dict(found.tensors)
     assert general_rise() == pytest.approx(risen(found.share))
     assert draw_back(adapter, start, trained, 0.0, 1.0, lambda: 0.5) is None
+    falls = iter([0.5, -0.1, -0.3, -0.5, -0.7])
+    assert draw_back(adapter, start, trained, -0.8, 1.0, lambda: next(falls)) is None
 
 
 @pytest.fixture
