@@ -213,6 +213,7 @@ def _cut(
         tied = (n for n in out if not _behind(losses[n], losses[on[-1]], groups).decided)
         on = [*on[:-1], next((n for n in tied if state[n].method not in here), on[-1])]
     best = order[0]
+    state[best] = replace(state[best], behind=None)
     for name in order[1:]:
         behind = _behind(losses[name], losses[best], groups)
         state[name] = replace(state[name], behind=behind)

@@ -146,6 +146,19 @@ def test_decided_losers_are_stopped_with_the_figures(tmp_path):
     assert sorted(c.steps for c in found.candidates) == [20, 40, 40]
 
 
+def test_the_winner_is_behind_nobody_where_it_won(tmp_path):
+    """It was, at the rung before."""
+    field = field_of(3)
+    means = {20: (1.0, 2.0, 3.0), 40: (2.0, 1.0)}
+
+    def advance(candidate, until):
+        mean = means[until][[c.name for c in field].index(candidate.name)]
+        return [(f"r{i}", mean + 0.01 * i, 1) for i in range(ROWS)]
+
+    found = race(field, 60, advance, tmp_path, {})
+    assert found.winner.name == field[1].name and found.winner.behind is None
+
+
 def test_rows_of_one_group_are_not_independent(tmp_path):
     """Forty rows of two documents tell less than forty rows."""
     field = field_of(3)
