@@ -5,7 +5,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -36,14 +36,22 @@ def visible(text: str) -> str:
 @contextmanager
 def progress() -> Iterator[tuple[Listener, Callable[[], bool]]]:
     """(listener, stop): the first Ctrl-C or SIGTERM asks to stop, the second stops at once."""
-    asked = False
+    asked = told = False
+
+    def tell() -> None:
+        nonlocal told
+        if asked and not told:
+            print("stopping after this step (once more: at once)", file=sys.stderr)
+            told = True
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         nonlocal asked
         if asked:
             raise KeyboardInterrupt
         asked = True
-        print("stopping after this step (once more: at once)", file=sys.stderr)
+        # It may come while a line is written, where no other can be; it is told after that one.
+        with suppress(RuntimeError):
+            tell()
 
     before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
     bars = _Bars() if sys.stderr.isatty() else None
@@ -51,6 +59,7 @@ def progress() -> Iterator[tuple[Listener, Callable[[], bool]]]:
 
     def listen(step: Step) -> None:
         show(step)
+        tell()
         # Training stops itself after writing a checkpoint; everything else can be repeated.
         if asked and not step.stage.startswith("train "):
             raise KeyboardInterrupt

@@ -2,6 +2,8 @@
 
 import io
 import re
+import signal
+import sys
 
 import pytest
 
@@ -140,3 +142,31 @@ def test_a_study_fills_the_table_in(terminal, dw, base, tmp_path):
     last = [line.rstrip() for line in seen.lines if line.strip()]
     assert [x.split("  ")[0] for x in last if " of 2 " in x] == ["1 of 2", "2 of 2"]
     assert "state" not in "\n".join(seen.lines)
+
+
+class Interrupted(io.RawIOBase):
+    """Where Ctrl-C comes in the middle of a write."""
+
+    def __init__(self):
+        self.got, self.came = b"", False
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        if not self.came:
+            self.came = True
+            signal.raise_signal(signal.SIGINT)
+        self.got += bytes(data)
+        return len(data)
+
+
+def test_ctrl_c_in_the_middle_of_a_line_is_answered_after_it(monkeypatch):
+    raw = Interrupted()
+    screen = io.TextIOWrapper(io.BufferedWriter(raw), line_buffering=True)
+    monkeypatch.setattr(sys, "stderr", screen)
+    with _screen.progress() as (listen, stop), pytest.raises(KeyboardInterrupt):
+        listen(Step("retention base", 0, 2))
+    assert stop()
+    said = raw.got.decode().splitlines()
+    assert said == ["retention base  0/2", "stopping after this step (once more: at once)"]
