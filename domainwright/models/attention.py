@@ -152,7 +152,7 @@ def _attend_one(
         dropout_p=dropout,
         scale=scale,
         is_causal=causal,
-        enable_gqa=query.shape[1] != key.shape[1],
+        enable_gqa=heads != keys,
     )
 
 

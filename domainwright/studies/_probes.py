@@ -24,7 +24,8 @@ from domainwright.studies.search import (
     size_of_race,
 )
 from domainwright.studies.study import StudySettings
-from domainwright.studies.tune import epochs_of, full_steps, preflight, wish_of
+from domainwright.studies.tune import preflight, wish_of
+from domainwright.train.epochs import full_steps, told_steps
 from domainwright.train.fit import Wish, decide, measure, per_step
 from domainwright.train.probe import Costs
 from domainwright.train.tasks import with_tasks
@@ -83,11 +84,10 @@ def race_of(
     untried = [m for m in FAMILIES if m not in found and not any(m in x for x in out)]
     time = f" No time to try: {', '.join(untried)}." if untried else ""
     field = candidates(base, list(found), count, steps, study.train.batch)
-    epochs = epochs_of(len(data.split.train), study.train)
-    told = f"all {full}" if steps == full else f"{steps} of the {full}"
+    told = told_steps(steps, len(data.split.train), study.train)
     note = (
-        f"The search races {len(field)} candidates for {told} steps of {epochs:.2g} epochs, so "
-        f"that the study fits into {study.budget.minutes:g} minutes.{time}"
+        f"The search races {len(field)} candidates for {told}, so that "
+        f"the study fits into {study.budget.minutes:g} minutes.{time}"
     )
     return Race(field=field, steps=steps, probed=found, notes=(note, *out), aside=aside[count])
 

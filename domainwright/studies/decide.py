@@ -72,7 +72,8 @@ from domainwright.studies.records import (
     Verdict,
 )
 from domainwright.studies.study import StudySettings, write_resolved
-from domainwright.studies.tune import Tuned, full_steps
+from domainwright.studies.tune import Tuned
+from domainwright.train.epochs import full_steps
 from domainwright.train.preflight import check_detectable
 
 

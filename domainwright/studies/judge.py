@@ -46,17 +46,13 @@ def summarise(items: Sequence[Item]) -> dict[str, Any]:
 
 
 def score_of(items: Sequence[Item]) -> Interval:
-    marks = _scores(items)
-    found = _interval(marks, items)
-    if marks.size and marks.min() >= 0 and marks.max() <= 1:
-        # Widened for the folds, the interval of a high share would say that 101 % are right.
-        return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
-    return found
+    return _within(0.0, _interval(_scores(items), items), items)
 
 
 def lead(items: Sequence[Item], other: Sequence[Item]) -> Interval:
     """By how much `items` are better, paired item by item."""
-    return _interval(_scores(items) - _scores(other), _in_folds(items, other))
+    gap = _interval(_scores(items) - _scores(other), _in_folds(items, other))
+    return _within(-1.0, gap, items, other)
 
 
 def retention_record(now: Retained, change: Change) -> Retention:
@@ -83,7 +79,7 @@ def compare(items: Mapping[str, Sequence[Item]]) -> dict[str, Difference]:
         assert [x.id for x in mine] == [x.id for x in reference], "strategies on different items"
         difference, folded = _scores(mine) - _scores(reference), _in_folds(mine, reference)
         raw[name] = Difference(
-            **_ends(_interval(difference, folded)),
+            **_ends(lead(mine, reference)),
             p=deflated(sign_flip(_means(difference), groups), _widening(difference, folded)),
             p_holm=1.0,
             # Exact for one model that answers all items, and folds have several.
@@ -313,6 +309,14 @@ def _interval(values: np.ndarray, items: Sequence[Item]) -> Interval:
     if not items or not items[0].fold:
         return interval(values, groups)
     return crossfitted(values, groups, *_folds(items))
+
+
+def _within(least: float, found: Interval, *marked: Sequence[Item]) -> Interval:
+    """Widened for the folds, the interval of a high share would say that 101 % are right."""
+    marks = np.concatenate([_scores(items).ravel() for items in marked])
+    if not marks.size or marks.min() < 0 or marks.max() > 1:
+        return found
+    return replace(found, low=max(least, found.low), high=min(1.0, found.high))
 
 
 def _widening(values: np.ndarray, items: Sequence[Item]) -> float:

@@ -46,7 +46,7 @@ from domainwright.studies.data import WRITTEN, StudyData
 from domainwright.studies.records import Candidate
 from domainwright.studies.search import COST
 from domainwright.studies.study import StudySettings
-from domainwright.studies.tune import epochs_of, full_steps
+from domainwright.train.epochs import full_steps, told_steps
 from domainwright.train.fit import Fit, decide
 
 ENCODER_FACTOR = 6
@@ -338,8 +338,8 @@ def _steps(
     if steps == full:
         return full, []
     return steps, [
-        f"Training takes {steps} of the {full} steps of {epochs_of(rows, study.train):.2g} epochs, "
-        f"so that the study fits into {study.budget.minutes:g} minutes."
+        f"Training takes {told_steps(steps, rows, study.train)}, so that the study fits into "
+        f"{study.budget.minutes:g} minutes."
     ]
 
 

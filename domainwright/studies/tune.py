@@ -23,6 +23,7 @@ from domainwright.studies.records import Planned, Training
 from domainwright.studies.refine.champion import answering
 from domainwright.train import loop
 from domainwright.train.checkpoint import disk_errors
+from domainwright.train.epochs import full_steps
 from domainwright.train.fit import Fit, Wish, fit
 from domainwright.train.objective import penalties_of
 from domainwright.train.penalties._penalty import Given
@@ -31,8 +32,6 @@ from domainwright.train.settings import TrainSettings
 from domainwright.train.tasks import balance_of, with_tasks
 from domainwright.train.teacher import dictated, with_blank_lessons, with_lessons
 
-FEWEST_STEPS, ENOUGH_STEPS = 24, 120
-"""Steps up to which rows are read up to eight times, and up to four."""
 PLANNED = "planned.json"
 """How a run fits into memory, decided once: a resumed run must not measure another answer."""
 
@@ -347,30 +346,6 @@ def preflight(
         # A plan asks no teacher, and must reckon with what a lesson costs.
         kept = with_blank_lessons(kept, settings.distil, base.vocabulary)
     return kept, aside
-
-
-def epochs_of(rows: int, settings: TrainSettings) -> float:
-    """Passes over the rows: those asked for, else 2, and over few rows up to 4, or 8.
-
-        max(2, min(4, 120 / steps of one pass), min(8, 24 / steps of one pass))
-
-    Two passes over 130 rows end while every step still brings much: 50 % right for 100 after four,
-    88 for 95; eight brought no more (LOG). The best state is kept: too many cost time alone.
-
-    >>> [epochs_of(rows, TrainSettings()) for rows in (8, 32, 240, 320, 1000)]
-    [8.0, 6.0, 4.0, 3.0, 2.0]
-
-    Source: Muennighoff et al. 2023, arXiv:2305.16264 (rows read up to four times are almost new).
-    """
-    if settings.epochs is not None:
-        return settings.epochs
-    once = max(1, rows) / settings.batch
-    return max(2.0, min(4.0, ENOUGH_STEPS / once), min(8.0, FEWEST_STEPS / once))
-
-
-def full_steps(rows: int, settings: TrainSettings) -> int:
-    """Steps of all passes over the rows, at least one."""
-    return max(1, round(epochs_of(rows, settings) * rows / settings.batch))
 
 
 def _write_adapter(folder: Path, adapter: Adapter, parents: dict[str, str]) -> dict[str, Any]:

@@ -251,7 +251,8 @@ class Run:
             # Judged for good: a run that is read back, as every fold's is, takes no further look.
             self.mean, self.beyond = {}, {}
             self.save()
-        self.write_metrics()
+        else:
+            self.write_metrics()
         if state.best_step is None or state.best_loss is None:
             risen = min(x["general_loss"] for x in state.history[1:] if "general_loss" in x)
             raise RunFailed(

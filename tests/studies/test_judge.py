@@ -13,6 +13,7 @@ from domainwright.maths.bootstrap import Interval
 from domainwright.maths.crossfit import crossfitted
 from domainwright.studies.judge import (
     compare,
+    lead,
     measured_detectable,
     recommend,
     score_of,
@@ -279,3 +280,5 @@ def test_a_share_of_right_answers_stays_a_share_however_folds_widen_it():
     wide = crossfitted(marks, [x.group for x in told], [n % 5 for n in range(60)], 5)
     assert wide.high > 1
     assert score_of(told) == replace(wide, high=1.0)
+    assert lead(told, items([0] * 60)) == replace(wide, high=1.0)
+    assert compare({"zero_shot": items([0] * 60), "lora": told})["lora"].high == 1.0

@@ -156,6 +156,7 @@ def test_training_takes_what_asking_leaves(study, monkeypatch):
     monkeypatch.setattr(plans, "step_seconds", lambda *_: 1.0)
     found = plan(study, "budget.minutes=1", "train.steps=null", "train.epochs=500")
     asked = sum(s.ask_minutes for s in found.strategies)
+    assert "steps of 500 epochs, so that the study fits into 1 minutes" in found.notes[-1]
     assert asked < 0.01 and plans.TRAIN_SHARE * 60 < 38 < found.steps <= plans.BOTH * 60
 
 
