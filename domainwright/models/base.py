@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from domainwright.core import machine
 from domainwright.core.errors import CapabilityError, ConfigError, DataError
-from domainwright.models import attention, decode
+from domainwright.models import attention, decode, kernels
 from domainwright.models.embedded import quiet_transformers
 from domainwright.models.flat import Flat, block_mask, filled, flatten, tile, whole
 from domainwright.models.float32 import LEAST, take_onednn
@@ -215,8 +215,9 @@ class Base:
         """Logits (N, V) of hidden states, where `plain_head` holds."""
         head = self.model.get_output_embeddings()
         rows = len(hidden_ND)
-        hidden_ND = nn.functional.pad(hidden_ND, (0, 0, 0, -rows % self.grid))
-        return nn.functional.linear(hidden_ND, head.weight, getattr(head, "bias", None))[:rows]
+        if not kernels.reads_as_it_lies(hidden_ND, head.weight):
+            hidden_ND = nn.functional.pad(hidden_ND, (0, 0, 0, -rows % self.grid))
+        return kernels.linear(hidden_ND, head.weight, getattr(head, "bias", None))[:rows]
 
     def _inputs(self, flat: Flat) -> dict[str, Any]:
         inputs: dict[str, Any] = {

@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from domainwright.models.four_bit import Codes
+from domainwright.models.kernels import linear
 from domainwright.models.points import Linear
 from domainwright.models.quantised import Quantised, unpacked
 
@@ -137,15 +137,10 @@ class Stack:
         self, factors: Sequence[Factors], x_TI: Tensor, residual_TO: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """(outputs (T, O), x Aᵀ (T, R) of each owner for the backward pass)."""
-        if residual_TO is None:
-            out = functional.linear(x_TI, self.weight_OI, self.bias_O)
-        else:
-            out = torch.addmm(residual_TO, x_TI, self.weight_OI.T)
-            if self.bias_O is not None:
-                out += self.bias_O
+        out = linear(x_TI, self.weight_OI, self.bias_O, residual_TO)
         lows = []
         for own in factors:
-            low_TR = x_TI[own.rows] @ own.A_RI.T
+            low_TR = linear(x_TI[own.rows], own.A_RI, None)
             for (columns, _), ranks, B in zip(own.on, own.ranks, own.B_OR, strict=True):
                 out[own.rows, columns].addmm_(low_TR[:, ranks], B.T)
             lows.append(low_TR)

@@ -155,7 +155,7 @@ def make_plan(
     new_tokens = study.evaluate.new_tokens or longest_answer(base, data, train[:400])
     read, write = rates(base, documents, answers)
     retention = (RETENTION_TOKENS + retention_tokens) / read
-    looks = sum(decide(base, *probed[m], 1).check_seconds for m in methods)
+    looks = sum(decide(base, *probed[m], 1).look_seconds for m in methods)
     probing = time.perf_counter() - begun  # the study's too
     aside = spent + probing + _preparing_seconds(study, strategies, data, mean_tokens, read, write)
     written = new_tokens / write if write else 0.0
@@ -369,12 +369,12 @@ def _strategies(
         train = check = 0.0
         if run and method not in trained and of_all_tasks([name], begin):
             trained.add(method or "")
-            train, check = share * run.train_seconds, looked * run.check_seconds + retention
+            train, check = share * run.train_seconds, looked * run.look_seconds + retention
         if run and is_tasked(name):
             # Together the tasks take as many steps as the adapter of all; each is looked at.
             first = begin == "shared" and side_by_side(method or "")
             train += (2 if first else 1) * share * run.train_seconds
-            check += (tasks + first) * (looked * run.check_seconds + retention)
+            check += (tasks + first) * (looked * run.look_seconds + retention)
         found.append(
             StrategyPlan(
                 name=name,

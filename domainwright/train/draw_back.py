@@ -23,7 +23,8 @@ from torch import Tensor
 
 from domainwright.methods._adapter import Adapter
 
-LOOKS = 5
+LOOKS, USUAL_LOOKS = 5, 2
+"""At general text: at most, and where the rise is nearly a power of the share."""
 NEAR = 0.9
 """Of what the loss may rise by: a share that uses as much is not looked beyond."""
 CLOSE = 1 / 32

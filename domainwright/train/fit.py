@@ -15,6 +15,7 @@ from domainwright.core.errors import CapabilityError
 from domainwright.methods._adapter import Adapter
 from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow
+from domainwright.train.draw_back import USUAL_LOOKS
 from domainwright.train.memory import MARGIN, MIB, Meter, budget_mib, largest_pass
 from domainwright.train.order import Order, micro_batches, passes_of, replayed_in_step, tokens_of
 from domainwright.train.probe import Costs, probe, work
@@ -42,6 +43,8 @@ class Fit:
     check_seconds: float
     """Development and general loss, at the start and at every check."""
     checks: int
+    draw_back_seconds: float = 0.0
+    """Looks at shares of a state that forgets too much. Few runs need any: not in `run_seconds`."""
     cause: str = ""
     """Why it does not fit; empty: it does."""
     remedy: str = ""
@@ -49,6 +52,11 @@ class Fit:
     @property
     def fits(self) -> bool:
         return not self.cause
+
+    @property
+    def look_seconds(self) -> float:
+        """Every look that a run may take."""
+        return self.check_seconds + self.draw_back_seconds
 
     @property
     def run_seconds(self) -> float:
@@ -152,6 +160,7 @@ def decide(base: Base, wish: Wish, costs: Costs, steps: int) -> Fit:
     micro = pass_tokens(base, wish, costs)
     mean, largest = per_step(base, wish, costs, steps)
     read = [sum(len(r.ids) for r in g) for g in micro_batches(wish.watched, micro)]
+    general = sum(len(r.ids) for r in wish.watched[wish.development :])
     peak = costs.peak_mib(largest, max(read, default=0))
     checks = settings.checks_in(steps)
     cause, remedy = "", ""
@@ -167,6 +176,7 @@ def decide(base: Base, wish: Wish, costs: Costs, steps: int) -> Fit:
         train_seconds=mean * steps + costs.checkpoint_seconds * saves(settings, steps),
         check_seconds=costs.reading_seconds_per_token * sum(read) * (1 + checks),
         checks=checks,
+        draw_back_seconds=costs.reading_seconds_per_token * (USUAL_LOOKS * general + sum(read)),
         cause=cause,
         remedy=remedy,
     )

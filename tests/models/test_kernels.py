@@ -122,6 +122,51 @@ def test_native_rows_equal_plain_ones(monkeypatch):
         near(got, want)
 
 
+@needs_native
+@pytest.mark.parametrize("rows", [1, 5, 6, 7, 32])
+@pytest.mark.parametrize("inputs", [32, 96])
+def test_a_linear_layer_on_few_rows_equals_float64(rows, inputs, monkeypatch):
+    """Rows apart in memory; 36 outputs leave one thread a shorter share."""
+    x = random(rows, 2 * inputs)[:, inputs:]
+    weight, bias, past = random(36, inputs, seed=1), random(36, seed=2), random(rows, 36, seed=3)
+    monkeypatch.setattr(torch.nn.functional, "linear", None)
+    monkeypatch.setattr(torch, "addmm", None)
+    product = x.double() @ weight.double().T
+    near(kernels.linear(x, weight, None), product)
+    near(kernels.linear(x, weight, bias), product + bias.double())
+    near(kernels.linear(x, weight, bias, past), product + bias.double() + past.double())
+    # A residual whose rows are apart as well.
+    apart = torch.cat([past, past], dim=1)[:, :36]
+    near(kernels.linear(x, weight, None, apart), product + past.double())
+
+
+@pytest.mark.parametrize(
+    ("rows", "inputs", "outputs", "dtype"),
+    [
+        (3, 33, 8, torch.bfloat16),
+        (3, 32, 7, torch.bfloat16),
+        (3, 32, 8, torch.float32),
+        (0, 32, 8, torch.bfloat16),
+        (kernels.FEW + 1, 32, 8, torch.bfloat16),
+    ],
+)
+def test_a_linear_layer_that_the_kernel_does_not_take_is_the_librarys(rows, inputs, outputs, dtype):
+    x, weight = random(rows, inputs, dtype=dtype), random(outputs, inputs, seed=1, dtype=dtype)
+    bias, past = random(outputs, seed=2, dtype=dtype), random(rows, outputs, seed=3, dtype=dtype)
+    assert not kernels.reads_as_it_lies(x, weight)
+    want = torch.nn.functional.linear(x, weight, bias)
+    assert torch.equal(kernels.linear(x, weight, bias), want)
+    if rows:
+        near(kernels.linear(x, weight, bias, past), want.double() + past.double(), rounding=2**-7)
+
+
+def test_a_linear_layer_that_learns_has_its_gradient():
+    x, weight = random(3, 32), random(8, 32, seed=1)
+    assert kernels.linear(x.requires_grad_(), weight, None).requires_grad
+    assert kernels.linear(x.detach(), weight.requires_grad_(), None).requires_grad
+    assert not kernels.reads_as_it_lies(x, weight.detach())
+
+
 def plain_attention(query, key, value, flat, window, scale):
     """One token at a time in float64."""
     documents = flat.documents()

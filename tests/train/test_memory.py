@@ -358,6 +358,9 @@ def test_a_prediction_is_the_sum_over_the_real_passes(tmp_path):
     assert found.train_seconds == pytest.approx(0.1 * passes + 1e-6 * flops + 12 * 0.3 + 3 * 2.0)
     assert found.check_seconds == pytest.approx(4 * 21 * 0.01)
     assert found.run_seconds == pytest.approx(found.train_seconds + 3 * 21 * 0.01)
+    # Two looks at general text, one at all.
+    assert found.draw_back_seconds == pytest.approx((2 * 13 + 21) * 0.01)
+    assert found.look_seconds == pytest.approx(found.check_seconds + found.draw_back_seconds)
     assert found.peak_mib == pytest.approx(1000 + 10 + 100 + largest)
     assert found.fits and found.require() is found
 

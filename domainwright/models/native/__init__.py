@@ -18,7 +18,7 @@ import torch
 from domainwright.core.compiled import NotCompiled, compiled
 
 HERE = Path(__file__).parent
-SOURCES = ("attention.cpp", "rows.cpp", "imitate.cpp", "four_bit.cpp")
+SOURCES = ("attention.cpp", "rows.cpp", "few_rows.cpp", "imitate.cpp", "four_bit.cpp")
 FLAGS = (
     "-O3 -std=c++17 -fPIC -fopenmp -mfma -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16"
 ).split()
