@@ -17,6 +17,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -130,19 +131,24 @@ class Codes:
         if kernels is None:
             self._plain(out.view(-1))
             return out
-        map_256 = dynamic_map()
         kernels.dw_dequantise(
             ctypes.c_long(out.numel()),
-            address(code_book(self.kind)),
-            address(self.packed),
-            address(self.absmax_J),
-            address(self.nested),
-            address(map_256),
-            ctypes.c_float(0.0 if self.offset is None else float(self.offset)),
+            *self.arguments(),
             ctypes.c_long(_WIDTHS[dtype]),
             address(out),
         )
         return out
+
+    def arguments(self) -> tuple[Any, ...]:
+        """The codes as the native kernels take them."""
+        return (
+            address(code_book(self.kind)),
+            address(self.packed),
+            address(self.absmax_J),
+            address(self.nested),
+            address(dynamic_map()),
+            ctypes.c_float(0.0 if self.offset is None else float(self.offset)),
+        )
 
     def _plain(self, out_N: Tensor) -> None:
         """The same in PyTorch, on any device; the oracle of the kernel."""

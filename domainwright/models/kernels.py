@@ -20,6 +20,8 @@ LANES = 16
 FEW = 48
 """Rows up to which `linear` reads the weight as it lies: 1 row 1.7 to 2.1 times as fast as oneDNN,
 8 rows 1.6 to 2, 32 rows 1.2 to 1.5, 128 rows no faster (LOG.md, 2026-11-23)."""
+OUTPUTS = 4
+"""How many of them the native kernels for few rows make at once."""
 
 
 def fast(x: Tensor, *sizes: int) -> Any:
@@ -33,13 +35,20 @@ def address(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(0 if tensor is None else tensor.data_ptr())
 
 
+def for_few_rows(x_TI: Tensor) -> Any:
+    """The native library if these are few rows that need no gradient, else None."""
+    learned = torch.is_grad_enabled() and x_TI.requires_grad
+    taken = 0 < len(x_TI) <= FEW and x_TI.stride(1) == 1 and not learned
+    return fast(x_TI) if taken else None
+
+
 def reads_as_it_lies(x_TI: Tensor, weight_OI: Tensor) -> Any:
     """The native library if `linear` is its own, else None."""
-    learned = torch.is_grad_enabled() and (x_TI.requires_grad or weight_OI.requires_grad)
-    whole = x_TI.shape[1] % (2 * LANES) == 0 and len(weight_OI) % 4 == 0
-    lies = x_TI.stride(1) == 1 and weight_OI.is_contiguous() and weight_OI.dtype == x_TI.dtype
-    taken = 0 < len(x_TI) <= FEW and whole and lies and not learned
-    return fast(x_TI) if taken else None
+    outputs, inputs = weight_OI.shape
+    learned = torch.is_grad_enabled() and weight_OI.requires_grad
+    lies = weight_OI.is_contiguous() and weight_OI.dtype == x_TI.dtype
+    whole = inputs % (2 * LANES) == 0 and outputs % OUTPUTS == 0
+    return for_few_rows(x_TI) if whole and lies and not learned else None
 
 
 def linear(

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from domainwright.models import quantised
 from domainwright.models.four_bit import Codes
 from domainwright.models.kernels import linear
 from domainwright.models.points import Linear
@@ -137,7 +138,10 @@ class Stack:
         self, factors: Sequence[Factors], x_TI: Tensor, residual_TO: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """(outputs (T, O), x Aᵀ (T, R) of each owner for the backward pass)."""
-        out = linear(x_TI, self.weight_OI, self.bias_O, residual_TO)
+        if isinstance(self.held, Tensor):
+            out = linear(x_TI, self.held, self.bias_O, residual_TO)
+        else:
+            out = quantised.linear(x_TI, self.held, self.bias_O, residual_TO)
         lows = []
         for own in factors:
             low_TR = linear(x_TI[own.rows], own.A_RI, None)

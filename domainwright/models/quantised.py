@@ -8,16 +8,17 @@ size waits in the graph.
 Dimension key: O outputs, I inputs.
 """
 
+import ctypes
 import threading
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from domainwright.models import gpu_four_bit
+from domainwright.models import gpu_four_bit, kernels
 from domainwright.models.four_bit import BLOCK, Codes, dynamic_map_on
+from domainwright.models.kernels import address
 
 
 class Quantised(nn.Module):
@@ -76,6 +77,38 @@ def unpacked(codes: Sequence[Codes], dtype: torch.dtype) -> Tensor:
     return weight_OI
 
 
+def linear(
+    x_TI: Tensor, codes: Sequence[Codes], bias_O: Tensor | None, residual_TO: Tensor | None = None
+) -> Tensor:
+    """x Wᵀ + b + residual of several layers side by side, without a gradient to x.
+
+    Few rows pass the weights as they are unpacked, and no weight is written down.
+    """
+    whole = all(o % kernels.OUTPUTS == 0 and i % BLOCK == 0 for o, i in (x.shape for x in codes))
+    library = kernels.for_few_rows(x_TI) if whole else None
+    if library is None:
+        return kernels.linear(x_TI, unpacked(codes, x_TI.dtype), bias_O, residual_TO)
+    rows, inputs = x_TI.shape
+    out_TO = x_TI.new_empty(rows, sum(x.shape[0] for x in codes))
+    past_TO = None if residual_TO is None else residual_TO.contiguous()
+    done = 0
+    for one in codes:
+        library.dw_few_rows_four_bit(
+            ctypes.c_long(rows),
+            ctypes.c_long(inputs),
+            ctypes.c_long(one.shape[0]),
+            address(x_TI),
+            ctypes.c_long(x_TI.stride(0)),
+            *one.arguments(),
+            address(None if bias_O is None else bias_O[done:]),
+            address(None if past_TO is None else past_TO[:, done:]),
+            address(out_TO[:, done:]),
+            ctypes.c_long(out_TO.shape[1]),
+        )
+        done += one.shape[0]
+    return out_TO
+
+
 def product(x: Tensor, codes: Codes, bias_O: Tensor | None) -> Tensor:
     """dequantised(codes) x + b, in the dtype of x."""
     out: Tensor = _Product.apply(x, codes, bias_O)
@@ -89,7 +122,8 @@ class _Product(torch.autograd.Function):
         if gpu_four_bit.usable(x.device) and gpu_four_bit.fits(codes, BLOCK):
             map_256 = dynamic_map_on(x.device)
             return gpu_four_bit.product(x, codes, bias_O, BLOCK, map_256)
-        return functional.linear(x, unpacked([codes], x.dtype), bias_O)
+        out_TO = linear(x.reshape(-1, x.shape[-1]), [codes], bias_O)
+        return out_TO.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -9,6 +9,8 @@ from domainwright.core.errors import ConfigError
 from domainwright.core.records import Chat, Row
 from domainwright.methods import METHODS
 from domainwright.studies._names import is_gated, is_tasked, stem
+from domainwright.studies._passages import passage_tokens, too_many
+from domainwright.studies.data import StudyData
 from domainwright.studies.judge import REFERENCE
 from domainwright.studies.records import StrategyResult
 
@@ -16,44 +18,60 @@ LONG_WORDS = 40
 """Median length of the answers from which ROUGE-L decides: it looks at word order, which
 matters once answers have several sentences."""
 
+BY_WORDS = "rag_bm25"
+"""What `auto` asks where there are too many passages to make vectors of."""
 STAND_IN = "lora"
 """The method of `auto`, until a search has found a better one."""
 
 
 def strategies(
-    wanted: Sequence[str], task: str, *, documents: bool, head: bool = False
+    wanted: Sequence[str], data: StudyData, *, minutes: float, head: bool = False
 ) -> tuple[list[str], list[StrategyResult]]:
     """(names to run, the reference first; what is skipped and why).
 
     Args:
+        minutes: the study's budget.
         head: methods train one, which of a tagged sentence reads the words alone.
     """
-    is_text = task == "texts"
-    if tuple(wanted) == ("auto",):
-        names = [REFERENCE] if is_text else [REFERENCE, "instructed", "few_shot", "rag"]
-        if documents and not is_text:
-            bare = head and task == "entities"
-            names += ["rag_few_shot", STAND_IN, *([] if bare else [f"{STAND_IN}+rag"])]
-        else:
-            names.append(STAND_IN)
-    else:
-        names = list(wanted)
+    auto, is_text = tuple(wanted) == ("auto",), data.task == "texts"
+    bare = head and data.task == "entities"
+    names = _fit_for(data, bare=bare) if auto else list(wanted)
+    reasons = dict[str, str]()
+    for place, name in enumerate(names):
+        if prompted(name) == REFERENCE:
+            continue
+        if is_text:
+            reasons[name] = "Plain text has no question to put anything in front of."
+        elif bare and parts(name)[0]:
+            reasons[name] = (
+                "A head that tags words reads the sentence alone; ask for the method without it."
+            )
+        elif auto and "rag" in name and too_many(data, minutes):
+            reasons[name] = (
+                f"Vectors of {passage_tokens(data) / 1e6:.1f} million tokens of passages would "
+                f"take too much of {minutes:g} minutes: passages are found by their words alone. "
+                "Raise budget.minutes, or name the strategy."
+            )
+            if "few_shot" not in name:
+                names[place] = name.replace("rag", BY_WORDS)
     # Everything is compared with the plain prompt, so it always runs, and runs first. What is
     # gated takes its answers from the others, and runs last.
-    names = [REFERENCE, *(n for n in sorted(names, key=is_gated) if n != REFERENCE)]
+    run = [n for n in sorted(names, key=is_gated) if n != REFERENCE and n not in reasons]
     skipped = [
-        StrategyResult(
-            name=n,
-            kind=kind(n),
-            status="skipped",
-            reason="Plain text has no question to put anything in front of."
-            if is_text
-            else "A head that tags words reads the sentence alone; ask for the method without it.",
-        )
-        for n in names
-        if prompted(n) != REFERENCE and (is_text or (task == "entities" and head and parts(n)[0]))
+        StrategyResult(name=n, kind=kind(n), status="skipped", reason=why)
+        for n, why in reasons.items()
     ]
-    return [n for n in names if n not in {s.name for s in skipped}], skipped
+    return [REFERENCE, *run], skipped
+
+
+def _fit_for(data: StudyData, *, bare: bool) -> list[str]:
+    """What `auto` asks."""
+    if data.task == "texts":
+        return [REFERENCE, STAND_IN]
+    names = [REFERENCE, "instructed", "few_shot", "rag"]
+    if not data.documents:
+        return [*names, STAND_IN]
+    return [*names, "rag_few_shot", STAND_IN, *([] if bare else [f"{STAND_IN}+rag"])]
 
 
 def score_name(wanted: str, task: str, offered: Sequence[str], rows: Sequence[Row]) -> str:

@@ -8,10 +8,10 @@ from statistics import mean
 
 from domainwright.core.records import Choice
 from domainwright.models.encoder import MAX_TOKENS
-from domainwright.prompting._index import OVERLAP_WORDS, PASSAGE_WORDS
 from domainwright.prompting.few_shot import POOL
 from domainwright.prompting.instructed import MOST, PHRASINGS
 from domainwright.studies._choice import prompted
+from domainwright.studies._passages import passage_tokens
 from domainwright.studies.data import StudyData
 from domainwright.studies.study import StudySettings
 
@@ -29,11 +29,8 @@ def preparing_tokens(
     asked, split = {prompted(s) for s in strategies}, data.split
     row = min(mean_tokens, MAX_TOKENS)
     searched = tried = 0.0
-    if any("rag" in name for name in asked):
-        overlapping = PASSAGE_WORDS / (PASSAGE_WORDS - OVERLAP_WORDS)
-        texts = overlapping * sum(len(d.text) for d in data.documents) / 4
-        # Without documents, training rows are quoted.
-        searched += texts or len(split.train) * row
+    if any("rag" in name for name in asked - {"rag_bm25"}):
+        searched += passage_tokens(data, row)
     if asked & {"few_shot", "rag_few_shot"}:
         searched += min(POOL, len(split.train)) * row
     if "instructed" in asked:

@@ -176,8 +176,8 @@ def plan(
         base = load()
         names, _ = strategies(
             settings.strategies,
-            data.task,
-            documents=bool(data.documents),
+            data,
+            minutes=settings.budget.minutes,
             head=settings.train.head,
         )
         untuned = default_encoder
@@ -232,7 +232,7 @@ def wanted_of(study: StudySettings, method: str, folder: Path, listen: Listener)
     load = cache(lambda: base_of(study))
     data = prepare(study, folder, base=load, listen=listen)
     base = load()
-    names, _ = strategies(study.strategies, data.task, documents=bool(data.documents))
+    names, _ = strategies(study.strategies, data, minutes=study.budget.minutes)
     prompters = prompters_of(study, base, data, folder, listen)
     lessons = as_asked(study, data, base, prompters, names).lessons
     return Wanted(

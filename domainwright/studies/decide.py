@@ -133,8 +133,8 @@ class _Study:
         self.score = score_name(study.evaluate.score, self.data.task, self.task.scores, lengths)
         names, skipped = strategies(
             study.strategies,
-            self.data.task,
-            documents=bool(self.data.documents),
+            self.data,
+            minutes=study.budget.minutes,
             head=study.train.head,
         )
         self.suite = suite_of(study)

@@ -10,9 +10,10 @@ from domainwright.core.errors import CapabilityError, ConfigError
 from domainwright.infer.generate import answer
 from domainwright.methods import METHODS
 from domainwright.methods.lora import Lora, LoraSettings
+from domainwright.models import kernels, native, quantised
 from domainwright.models.base import load_base, prepare
 from domainwright.models.flat import flatten
-from domainwright.models.four_bit import quantise
+from domainwright.models.four_bit import Codes, quantise
 from domainwright.models.hooks import Hooks
 from domainwright.models.quantised import Quantised, product
 from domainwright.models.stand_in import (
@@ -314,4 +315,44 @@ def test_a_gpu_computes_the_same():
     moved = base.hooks.linears[0].module.cuda()
     assert torch.equal(
         moved.codes.dequantised(torch.bfloat16).cpu(), codes.dequantised(torch.bfloat16)
+    )
+
+
+@pytest.mark.skipif(native.library() is None, reason=f"no native kernels: {native.reason()}")
+@pytest.mark.parametrize("double", [True, False])
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+@pytest.mark.parametrize("rows", [1, 7, kernels.FEW])
+def test_few_rows_pass_the_weights_as_they_are_unpacked(rows, kind, double, monkeypatch):
+    """Bit for bit what they are with the weights written down; several layers side by side."""
+    source = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=source).bfloat16()
+
+    codes = [quantise(random(o, 192), kind, double=double) for o in (36, 4, 8)]
+    x, bias, past = random(rows, 192), random(48), random(rows, 48)
+    weight = torch.cat([c.dequantised(torch.bfloat16) for c in codes])
+    want = kernels.linear(x, weight, bias, past)
+    monkeypatch.setattr(Codes, "dequantised", None)
+    assert torch.equal(quantised.linear(x, codes, bias, past), want)
+    assert torch.equal(quantised.linear(x, codes, None), kernels.linear(x, weight, None))
+
+
+@pytest.mark.parametrize(
+    ("rows", "outputs", "inputs", "dtype"),
+    [
+        (3, 8, 96, torch.bfloat16),
+        (3, 7, 64, torch.bfloat16),
+        (3, 8, 64, torch.float32),
+        (kernels.FEW + 1, 8, 64, torch.bfloat16),
+    ],
+)
+def test_other_rows_pass_the_weight_itself(rows, outputs, inputs, dtype):
+    source = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, inputs, generator=source).to(dtype)
+    codes = quantise(torch.randn(outputs, inputs, generator=source), "nf4")
+    want = torch.nn.functional.linear(x, codes.dequantised(dtype))
+    rounding = 1e-6 if dtype == torch.float32 else 2**-7
+    torch.testing.assert_close(
+        quantised.linear(x, [codes], None), want, rtol=rounding, atol=rounding
     )

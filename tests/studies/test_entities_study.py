@@ -22,7 +22,6 @@ from domainwright.methods._head import HeadedAdapter
 from domainwright.models.forms import Prompt, encode_rows, tagged_rows, word_tokens
 from domainwright.prompting._sources import PromptSettings, ask
 from domainwright.studies._asked import as_asked, prompters_of
-from domainwright.studies._choice import strategies
 from domainwright.studies._exam import suite_of
 from domainwright.studies._labels import labels_of
 from domainwright.studies._scorecards import read_items
@@ -385,17 +384,6 @@ class TestTheRows:
         with pytest.raises(ConfigError, match="the files hold rows without choices") as caught:
             train_method(file, "lora", tmp_path / "run")
         assert "tagged sentences" in caught.value.fix
-
-
-def test_a_head_is_not_combined_with_what_stands_ahead_of_a_sentence():
-    asked = ["zero_shot", "few_shot", "lora", "lora+rag"]
-    names, skipped = strategies(asked, "entities", documents=True, head=True)
-    assert names == asked[:3] and [s.name for s in skipped] == ["lora+rag"]
-    assert "reads the sentence alone" in skipped[0].reason
-    assert strategies(asked, "entities", documents=True) == (asked, [])
-    for head in (False, True):
-        names, _ = strategies(["auto"], "entities", documents=True, head=head)
-        assert ("lora+rag" in names) is not head
 
 
 def item(name="a", **entities):

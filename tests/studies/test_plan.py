@@ -191,6 +191,7 @@ def test_what_is_read_before_anything_is_asked_counts():
     assert preparing_tokens(["zero_shot", "lora", "few_shot_random"], data, 30) == (0, 0)
     assert preparing_tokens(["few_shot", "lora+few_shot"], data, 30) == (1500 * 30, 0)
     assert preparing_tokens(["lora+rag"], data, 30) == pytest.approx((passages, 0))
+    assert preparing_tokens(["rag_bm25", "lora+rag_bm25"], data, 30) == (0, 0)
     found = preparing_tokens(["rag_few_shot", "instructed"], data, 30)
     assert found == pytest.approx((passages + 1500 * 30, 9 * 32 * 30))
     data.documents = []

