@@ -5,9 +5,9 @@ from domainwright.models.encoder import MAX_TOKENS
 from domainwright.prompting._index import OVERLAP_WORDS, PASSAGE_WORDS
 from domainwright.studies.data import StudyData
 
-ENCODED_PER_S = 12_000
-"""Tokens made vectors in a second, on two cores of a slow server: 35,000 rows in 110 s. A constant,
-so that a study that goes on asks the strategies that it began with."""
+ENCODED_PER_S = 8_000
+"""Tokens of four characters made vectors in a second, on two cores of a server: 7,100 of short
+rows, 8,500 of prose. A constant, so that a study that goes on asks the strategies it began with."""
 LARGEST_SHARE = 0.25
 """Of the budget, that vectors may take."""
 CHARACTERS = 4
