@@ -55,7 +55,7 @@ def prepared(
     """
     found = find(study, listen)
     rows, dev = found.parts["train"], found.parts["development"]
-    count = folds_for(study, len(rows), independent(rows))
+    count = folds_for(study, len(rows), lambda: independent(rows))
     load = base or cache(lambda: base_of(study))
     if not count:
         return prepare(study, folder, base=load, listen=listen, found=found)

@@ -9,6 +9,7 @@ More than `MOST_ROWS` rows are split all the same, however few their groups: fiv
 cost too much there.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from domainwright.core.errors import ConfigError
@@ -50,17 +51,17 @@ def check_folds(study: "StudySettings") -> None:
         )
 
 
-def folds_for(study: "StudySettings", rows: int, groups: int) -> int:
+def folds_for(study: "StudySettings", rows: int, independent: Callable[[], int]) -> int:
     """Folds of the study; 0: it is split.
 
     Args:
-        groups: independent ones.
+        independent: counts the groups, near-duplicates tied; asked only where it matters.
     """
     data, wanted = study.data, study.data.folds
     if wanted != "auto":
         return wanted or 0
     given = data.test or data.task or data.development or data.split_by_date
-    if given or needs_split(study) or rows > MOST_ROWS or groups < 2:
+    if given or needs_split(study) or rows > MOST_ROWS or (groups := independent()) < 2:
         return 0
     test, development = data.test_share * groups, data.development_share * groups
     few = round(test) < FEWEST_TEST or round(development) < FEWEST_DEVELOPMENT
