@@ -34,6 +34,8 @@ class Item:
     passages: tuple[str, ...] = ()
     entities: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     """Type -> how many spans are right, were given and are true; empty for other tasks."""
+    weight: float = 1.0
+    """How much it counts in the deciding score; the mean over all test items is 1."""
     marks: tuple[float, ...] = ()
     """Correctness under each training seed, of which `mark` is the mean; empty: one run."""
     fold: str = ""

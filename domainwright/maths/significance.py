@@ -97,7 +97,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: adjusted[name] for name in p_values}
 
 
-def detectable(items: int, discordant: float = 0.2) -> float:
+def detectable(items: float, discordant: float = 0.2) -> float:
     """Smallest difference of two accuracies that `items` paired items show with 80 % power.
 
     n = 7.849 (d - Δ²) / Δ²,  so  Δ = √(7.849 d / (n + 7.849))

@@ -116,6 +116,10 @@ class TrainRow:
     """How many labels there are."""
     task: str = ""
     """Which of a run's tasks it belongs to."""
+    label: str = ""
+    """What it shares an epoch by instead of its task, where labels are read equally often."""
+    weight: float = 1.0
+    """How much it counts where a state is chosen by it."""
 
     @property
     def targets(self) -> int:

@@ -7,6 +7,7 @@ import numpy as np
 
 from domainwright.core.errors import ConfigError
 from domainwright.core.records import Chat, Row
+from domainwright.evaluate.tasks.choices import BALANCED
 from domainwright.methods import METHODS
 from domainwright.studies._names import is_gated, is_tasked, stem
 from domainwright.studies._passages import passage_tokens, too_many
@@ -74,12 +75,18 @@ def _fit_for(data: StudyData, *, bare: bool) -> list[str]:
     return [*names, "rag_few_shot", STAND_IN, *([] if bare else [f"{STAND_IN}+rag"])]
 
 
-def score_name(wanted: str, task: str, offered: Sequence[str], rows: Sequence[Row]) -> str:
+def score_name(wanted: str, data: StudyData, offered: Sequence[str], rows: Sequence[Row]) -> str:
     """The score that decides.
+
+    Args:
+        rows: whose answers' length matters.
 
     Raises:
         ConfigError: the task does not have the score asked for.
     """
+    task = data.task
+    if wanted == "auto" and data.alike:
+        return BALANCED
     if wanted == "auto":
         words = [len(r.answer.split()) for r in rows[:400] if isinstance(r, Chat)]
         long = bool(words) and float(np.median(words)) > LONG_WORDS

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from domainwright.curate.labelled import as_texts
 from domainwright.curate.read import read_all
 from domainwright.evaluate.records import Item
 from domainwright.evaluate.retained import Retained, Suite, shipped_suite
+from domainwright.maths.balanced import effective
 from domainwright.models.base import Base
 from domainwright.prompting import PROMPTINGS
+from domainwright.studies._alike import labels_in, weights_of
 from domainwright.studies._asked import Prompters
 from domainwright.studies._retention_tasks import RetentionTasks
 from domainwright.studies._scorecards import Asking, read_items, retained
@@ -48,6 +51,18 @@ class Exam:
     items: dict[str, list[Item]] = field(default_factory=dict)
     """Strategy -> its marked answers, in the order of the rows."""
 
+    @cached_property
+    def weights(self) -> dict[str, float]:
+        """Right answer -> how much its items count; empty where all count alike."""
+        return weights_of(self.rows, self.score)
+
+    @property
+    def telling(self) -> float:
+        """As many items, of labels equally frequent, tell as much."""
+        if not self.weights:
+            return len(self.rows)
+        return effective(list(labels_in(self.rows).values()))
+
     def ask(
         self,
         name: str,
@@ -73,6 +88,7 @@ class Exam:
             score=self.score,
             new_tokens=self.new_tokens,
             listen=self.listen,
+            weights=self.weights,
         )
         prompt = self.prompters.get(prompting).prompt
         return asking.answered(rows, prompt, folder, parents, name)

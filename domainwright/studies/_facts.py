@@ -9,6 +9,8 @@ from domainwright.studies.judge import REFERENCE
 from domainwright.studies.records import Data, StrategyResult, Verdict
 
 Decision = Literal["reference", "better", "worse", "not decided", "not after Holm"]
+SHOWN = 4
+"""Labels told in one sentence."""
 
 
 def in_order(verdict: Verdict) -> list[StrategyResult]:
@@ -58,6 +60,31 @@ def constant_answer(verdict: Verdict) -> str | None:
     if found is None or found.behind(REFERENCE):
         return None
     return f"{found.said}: {unit(verdict.score).levels(found.score)}"
+
+
+def by_label(verdict: Verdict) -> list[tuple[str, int, dict[str, int]]]:
+    """(label, its items, strategy -> how many it told rightly), the rarest first; empty where
+    labels do not count alike."""
+    found: dict[str, tuple[int, dict[str, int]]] = {}
+    for r in measured(verdict) if verdict.data.alike else []:
+        for label in sorted({x.true for x in r.answered}):
+            own = [x for x in r.answered if x.true == label]
+            _, right = found.setdefault(label, (sum(x.items for x in own), {}))
+            right[r.name] = sum(x.items for x in own if x.answered == label)
+    return sorted(((k, n, right) for k, (n, right) in found.items()), key=lambda x: x[1])
+
+
+def right_by_label(verdict: Verdict) -> str | None:
+    """The same of the recommended strategy, in words."""
+    name = verdict.recommendation.strategy
+    told = [
+        f"{count(right.get(name, 0))} of {count(n)} “{label}”"
+        for label, n, right in by_label(verdict)
+    ]
+    if not told:
+        return None
+    more = f" and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
+    return f"{name} is right in {', '.join(told[:SHOWN])}{more}"
 
 
 def asked_items(data: Data) -> str:

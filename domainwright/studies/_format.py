@@ -178,6 +178,7 @@ UNITS = {
     "entity_f1": Unit("entity F1 (mean over rows)", 1, 2),
     "accuracy": Unit("accuracy", 100, 1, " %", " pp"),
     "accuracy_norm": Unit("accuracy", 100, 1, " %", " pp"),
+    "balanced_accuracy": Unit("balanced accuracy", 100, 1, " %", " pp"),
     "acc": Unit("acc", 100, 1, " %", " pp"),
     "acc_norm": Unit("acc_norm", 100, 1, " %", " pp"),
     "negative_bits_per_byte": Unit("bits per byte", -1, 2, " bits per byte", "", 3),

@@ -24,7 +24,7 @@ from domainwright.studies.search import (
     size_of_race,
 )
 from domainwright.studies.study import StudySettings
-from domainwright.studies.tune import preflight, wish_of
+from domainwright.studies.tune import preflight, wish_of, with_labels
 from domainwright.train.epochs import full_steps, told_steps
 from domainwright.train.fit import Wish, decide, measure, per_step
 from domainwright.train.probe import Costs
@@ -117,6 +117,8 @@ def probe_methods(
     measured = [*general, *data.to_ask]
     replay = planned_rows(base, study.train, measured, limit(base, study.train))
     wish = replace(wish, replay=replay, shares=data.shares)
+    if data.alike:
+        wish = with_labels(wish, rows.train, rows.dev)
     found = {}
     for method in methods:
         settings = study.methods.get(method, {})

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,8 @@ class Asking:
     score: str
     new_tokens: int
     listen: Listener
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Right answer -> how much its items count, where that is not 1."""
 
     def answered(
         self,
@@ -48,7 +50,11 @@ class Asking:
         # Finding examples and passages is part of answering.
         search = (time.perf_counter() - begun) / len(rows)
         items = [
-            replace(item, seconds=item.seconds + search)
+            replace(
+                item,
+                seconds=item.seconds + search,
+                weight=self.weights.get(item.reference, 1.0),
+            )
             for item in self.task.run(
                 self.base,
                 rows,

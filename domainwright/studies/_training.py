@@ -191,6 +191,7 @@ class Trainer:
             lessons=(self.lessons or self.folder) / "lessons",
             tasks=self.data.tasks,
             shares=self.data.shares,
+            alike=self.data.alike,
         )
 
     def winner(self) -> str:

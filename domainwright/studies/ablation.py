@@ -13,7 +13,7 @@ import numpy as np
 from domainwright.maths.bootstrap import Interval, interval
 from domainwright.studies._format import loss_change
 
-Losses = Sequence[tuple[str, float, int]]
+Losses = Sequence[tuple[str, float, float]]
 """(row, summed loss in nats, tokens)."""
 
 

@@ -251,6 +251,7 @@ def wanted_of(study: StudySettings, method: str, folder: Path, listen: Listener)
         memory_gb=study.budget.memory_gb,
         tasks=data.tasks,
         shares=data.shares,
+        alike=data.alike,
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import compress
 
 from domainwright.evaluate.records import Item
-from domainwright.studies.judge import REFERENCE, lead, score_of
+from domainwright.studies.judge import REFERENCE, lead, score_of, weighed
 from domainwright.studies.task_records import TaskScore
 
 FEWEST_ITEMS = 5
@@ -26,9 +26,9 @@ def by_task(items: Mapping[str, Sequence[Item]], task_of: Mapping[str, str]) -> 
     found = []
     for task in several:
         here = [t == task for t in tasks]
-        reference = list(compress(items.get(REFERENCE, []), here))
+        reference = weighed(list(compress(items.get(REFERENCE, []), here)))
         for name, every in items.items():
-            own = list(compress(every, here))
+            own = weighed(list(compress(every, here)))
             found.append(
                 TaskScore(
                     strategy=name,

@@ -137,15 +137,20 @@ def _cost(
         refresh=refresh,
         storage_month=storage,
         total=total,
-        benefit=_benefit(r, prices, total, spread=spread),
+        benefit=_benefit(r, prices, total, alike=data.alike, spread=spread),
     )
 
 
 def _benefit(
-    r: StrategyResult, prices: PriceSettings, total: float, *, spread: bool
+    r: StrategyResult, prices: PriceSettings, total: float, *, alike: bool, spread: bool
 ) -> Interval | None:
+    """What its answers are worth.
+
+    Args:
+        alike: labels count alike in the score, which then says nothing of how many are right.
+    """
     asked = prices.months * prices.questions_month
-    if prices.errors and r.answered:
+    if r.answered and (prices.errors or (alike and prices.right is not None)):
         value = _value(r.answered, prices, spread=spread)
         return Interval(*(asked * x - total for x in (value.mean, value.low, value.high)))
     if r.score is None or prices.right is None:

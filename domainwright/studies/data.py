@@ -32,6 +32,7 @@ from domainwright.curate.tagged import as_extractions, kinds_of
 from domainwright.evaluate.lm_eval_exam import TaskExam
 from domainwright.evaluate.tasks import TASKS
 from domainwright.models.base import Base
+from domainwright.studies._alike import alike_notes, counted_alike
 from domainwright.studies._base import base_of
 from domainwright.studies._cleaned import curated
 from domainwright.studies._entries import as_source, shared
@@ -69,6 +70,8 @@ class StudyData:
     """Task -> share of the training rows that are read. None: every row once an epoch."""
     tasks: Mapping[str, str] = field(default_factory=dict)
     """Id of a row -> its task."""
+    alike: bool = False
+    """Whether labels count alike, however many rows each has."""
     notes: tuple[str, ...] = ()
     """What the verdict should say beside its reasons."""
     folds: tuple["StudyData", ...] = ()
@@ -132,6 +135,7 @@ class StudyData:
             detectable=detectable,
             folds=len(self.folds),
             lm_eval=self.asked_in_lm_eval,
+            alike=self.alike,
         )
 
 
@@ -149,6 +153,8 @@ class Found:
     document_reads: list[ReadResult]
     task: str
     labels: LabelSet | None
+    alike: bool
+    """Whether labels count alike, however many rows each has."""
     notes: tuple[str, ...]
     exam: TaskExam | None
 
@@ -230,6 +236,7 @@ def find(study: StudySettings, listen: Listener = quiet) -> Found:
         document_reads=document_reads,
         task=task,
         labels=labels,
+        alike=not given and counted_alike(study, parts),
         notes=(*curation.notes, *(given.notes if given else ())),
         exam=given.exam if given else None,
     )
@@ -273,7 +280,14 @@ def laid_out(
         given_away=_given_away(report, cleaned.train),
         shares=shares,
         tasks=tasks,
-        notes=(*found.notes, *notes, *shaped.notes, *label_notes(found.labels, cleaned)),
+        alike=found.alike,
+        notes=(
+            *found.notes,
+            *notes,
+            *shaped.notes,
+            *label_notes(found.labels, cleaned),
+            *(alike_notes(everyone) if found.alike else ()),
+        ),
         of_lm_eval=found.exam,
     )
 

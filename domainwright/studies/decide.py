@@ -130,7 +130,7 @@ class _Study:
         self.task = self.data.exam
         # lm-eval offers its metrics in its own order, however long the answers are.
         lengths = () if self.data.of_lm_eval else self.data.split.train
-        self.score = score_name(study.evaluate.score, self.data.task, self.task.scores, lengths)
+        self.score = score_name(study.evaluate.score, self.data, self.task.scores, lengths)
         names, skipped = strategies(
             study.strategies,
             self.data,
@@ -147,7 +147,7 @@ class _Study:
         self.exam = self._exam()
         rows, folds = self.exam.rows, len(self.data.folds)
         check_labels(study.prices, rows)
-        expected = detectable(len(rows)) * (shared_rows(folds) ** 0.5 if folds else 1.0)
+        expected = detectable(self.exam.telling) * (shared_rows(folds) ** 0.5 if folds else 1.0)
         check_detectable(len(rows), expected, study.evaluate.difference)
         self.trainer = self._trainer()
         _tasked.check_tasks(names, self.trainer.tasks())

@@ -9,6 +9,7 @@ import numpy as np
 from domainwright.evaluate.metrics import SCORES
 from domainwright.evaluate.records import Item, Mark
 from domainwright.evaluate.retained import Change, Retained
+from domainwright.maths.balanced import weights, within
 from domainwright.maths.bootstrap import Interval, interval
 from domainwright.maths.crossfit import crossfitted, deflated, widening
 from domainwright.maths.significance import detectable_measured, holm, mcnemar, sign_flip
@@ -236,6 +237,7 @@ def measured_detectable(items: Mapping[str, Sequence[Item]], best: str) -> float
     if name is None or REFERENCE not in items:
         return None
     difference = _means(_scores(items[name]) - _scores(items[REFERENCE]))
+    difference = _spread(difference, items[name])
     value = detectable_measured(difference, [x.group for x in items[name]])
     return None if np.isnan(value) else value * _widening(difference, items[name]) ** 0.5
 
@@ -303,9 +305,17 @@ def pooled(runs: Sequence[Sequence[Item]]) -> list[Item]:
     return found
 
 
+def weighed(items: Sequence[Item]) -> list[Item]:
+    """Some of the test items as a score of their own: where labels count alike, alike in these."""
+    if all(x.weight == 1 for x in items):
+        return list(items)
+    weight = weights([x.reference for x in items])
+    return [replace(x, weight=weight[x.reference]) for x in items]
+
+
 def _interval(values: np.ndarray, items: Sequence[Item]) -> Interval:
     """Of the mean; wider where the items were answered out of fold."""
-    groups = [x.group for x in items]
+    groups, values = [x.group for x in items], _spread(values, items)
     if not items or not items[0].fold:
         return interval(values, groups)
     return crossfitted(values, groups, *_folds(items))
@@ -313,7 +323,7 @@ def _interval(values: np.ndarray, items: Sequence[Item]) -> Interval:
 
 def _within(least: float, found: Interval, *marked: Sequence[Item]) -> Interval:
     """Widened for the folds, the interval of a high share would say that 101 % are right."""
-    marks = np.concatenate([_scores(items).ravel() for items in marked])
+    marks = np.array([x.mark.correct for items in marked for x in items])
     if not marks.size or marks.min() < 0 or marks.max() > 1:
         return found
     return replace(found, low=max(least, found.low), high=min(1.0, found.high))
@@ -339,9 +349,17 @@ def _folds(items: Sequence[Item]) -> tuple[list[int], int]:
 
 def _scores(items: Sequence[Item]) -> np.ndarray:
     """One number per item (I,), or per training seed and item (S, I)."""
+    weight_I = np.array([x.weight for x in items], dtype=float)
     if items and items[0].marks:
-        return np.array([x.marks for x in items], dtype=float).T
-    return np.array([x.mark.correct for x in items], dtype=float)
+        return np.array([x.marks for x in items], dtype=float).T * weight_I
+    return np.array([x.mark.correct for x in items], dtype=float) * weight_I
+
+
+def _spread(values: np.ndarray, items: Sequence[Item]) -> np.ndarray:
+    """Values whose mean varies as theirs does: within the labels, where labels count alike."""
+    if all(x.weight == 1 for x in items):
+        return values
+    return within(values, [x.reference for x in items])
 
 
 def _means(values: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ STEEPEST, FLATTEST = 2.0, 0.05
 SMALL = 0.01
 """Nats per token that are not worth the work of writing rows."""
 
-Losses = list[tuple[str, float, int]]
+Losses = list[tuple[str, float, float]]
 
 
 def subset(rows: Sequence[Row], part: int, seed: int) -> list[Row]:

@@ -294,6 +294,8 @@ class Data:
     counts all rows and `test` none. 0: one test part."""
     lm_eval: dict[str, str] = field(default_factory=dict)
     """Task of lm-eval -> its version, where the study is about such tasks; empty: own files."""
+    alike: bool = False
+    """Whether labels count alike in the score, however many rows each has."""
 
 
 QUOTED = 40

@@ -33,8 +33,8 @@ from domainwright.models.base import Base
 from domainwright.studies._format import loss_change
 from domainwright.studies.records import Candidate, Search
 
-Losses = list[tuple[str, float, int]]
-"""(row, summed loss in nats, supervised tokens) of every development row."""
+Losses = list[tuple[str, float, float]]
+"""(row, summed loss in nats, supervised tokens) of every development row; see `loop.Paused`."""
 RUNGS = {
     1: ((1, 1.0),),
     3: ((3, 1 / 3), (2, 2 / 3), (1, 1.0)),
@@ -271,7 +271,7 @@ def _read_or_advance(
     if (known := _read(candidate, until, folder)) is not None:
         return known
     file, asked = _rung(candidate, until, folder)
-    failed, losses = "", list[tuple[str, float, int]]()
+    failed, losses = "", Losses()
     try:
         losses = advance(candidate, until)
         if not math.isfinite(_mean(losses)):

@@ -131,6 +131,8 @@ def _caption(verdict: Verdict, rows: list[list[str]]) -> Text:
         lines += [f"! {name} {x.said}" for x in own.excesses if x.task]
     if always := _facts.constant_answer(verdict):
         lines.append(always)
+    if right := _facts.right_by_label(verdict):
+        lines.append(right)
     if f.unit(verdict.score).lower_is_better:
         lines.append(f"{f.unit(verdict.score).label}: lower is better")
     return Text("\n" + "\n".join(lines) if lines else "")

@@ -15,6 +15,7 @@ from domainwright.methods import METHODS, usual_rate
 from domainwright.methods._adapter import Adapter
 from domainwright.models.base import Base
 from domainwright.models.forms import TrainRow
+from domainwright.studies._alike import equal_shares, read_alike, weighed_alike
 from domainwright.studies._beginnings import build, gone_on
 from domainwright.studies._labels import encoded_rows, labels_of
 from domainwright.studies._replay import replay_rows
@@ -83,6 +84,8 @@ class Wanted:
     """Id of a training row -> the task it belongs to."""
     shares: Mapping[str, float] | None = None
     """Task -> share of the rows that are read; None: every row once an epoch."""
+    alike: bool = False
+    """Whether labels are read equally often and weigh the same in the development loss."""
 
 
 def tune(
@@ -161,6 +164,8 @@ def begin(wanted: Wanted, resume: bool, listen: Listener) -> Begun:
         )
     watched = with_tasks(wish.watched, wanted.tasks)
     wish = replace(wish, replay=replay, shares=wanted.shares, watched=watched)
+    if wanted.alike:
+        wish = with_labels(wish, wanted.rows, wanted.development)
     total = settings.steps or wanted.steps or full_steps(len(kept), settings)
     found = _fit(wanted.folder if resume else None, wanted.planned, wish, total) or fit(
         base, lambda: build(base, method, wanted.method_settings, seed, labels), wish, total
@@ -181,7 +186,8 @@ def begin(wanted: Wanted, resume: bool, listen: Listener) -> Begun:
         "offload": found.offload,
         "method": f"{method}@{kind.version}",
         **as_mapping(adapter.settings),
-        **({"shares": dict(wanted.shares)} if wanted.shares else {}),
+        **({"shares": dict(wish.shares)} if wish.shares else {}),
+        **({"alike": True} if wanted.alike else {}),
     }
     write_json(wanted.folder / "chosen.json", chosen)
     job = _job(
@@ -254,6 +260,15 @@ def _job(
         folder=folder,
         run_hash=identity,
     )
+
+
+def with_labels(wish: Wish, rows: Sequence[Row], development: Sequence[Row]) -> Wish:
+    """The same with labels that count alike; tasks that share an epoch go on doing so."""
+    wish = replace(wish, watched=weighed_alike(wish.watched, development))
+    if wish.shares:
+        return wish
+    read = read_alike(wish.rows, rows)
+    return replace(wish, rows=read, shares=equal_shares(read))
 
 
 def wish_of(

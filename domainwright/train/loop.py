@@ -51,8 +51,9 @@ def train(
 class Paused:
     """Where a run stands."""
 
-    losses: list[tuple[str, float, int]]
-    """(row, summed loss in nats, supervised tokens) of every development row."""
+    losses: list[tuple[str, float, float]]
+    """(row, summed loss in nats, supervised tokens) of every development row, both times its
+    weight."""
     start: dict[str, float]
     """Watched losses of the untouched base."""
 
@@ -80,7 +81,8 @@ def advance(
         losses = losses_of_rows(job.base, job.development, run.job.micro_tokens)
     start = {k: v for k, v in run.state.history[0].items() if k.endswith("_loss")}
     rows = zip(job.development, losses, strict=True)
-    return Paused([(row.id, loss, row.targets) for row, loss in rows], start)
+    found = [(row.id, row.weight * loss, row.weight * row.targets) for row, loss in rows]
+    return Paused(found, start)
 
 
 class Stage:

@@ -17,9 +17,9 @@ class Order:
     tasks, interleaved (`maths.quotas`): every step holds its share of each task, to two documents.
 
     Args:
-        shares: task -> share of an epoch. A task that is not named has the share of its number,
-            and those that are named divide the rest as they would all. None: all are shuffled
-            together.
+        shares: task, or label of rows that have one, -> share of an epoch. One that is not named
+            has the share of its number, and those that are named divide the rest as they would
+            all. None: all are shuffled together.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Order:
         shares: Mapping[str, float] | None = None,
     ) -> None:
         self.rows, self.batch, self.seed = rows, batch, seed
-        self.shares = completed(shares, Counter(row.task for row in rows)) if shares else {}
+        self.shares = completed(shares, Counter(map(_kind, rows))) if shares else {}
         self._epoch: tuple[int, Sequence[int]] = (-1, ())
 
     def step(self, number: int) -> list[TrainRow]:
@@ -45,9 +45,13 @@ class Order:
 
     def _drawn(self, epoch: int) -> Sequence[int]:
         if self.shares:
-            return quotas.epoch([row.task for row in self.rows], self.shares, self.seed, epoch)
+            return quotas.epoch(list(map(_kind, self.rows)), self.shares, self.seed, epoch)
         drawn: list[int] = generator(self.seed, "order", epoch).permutation(len(self.rows)).tolist()
         return drawn
+
+
+def _kind(row: TrainRow) -> str:
+    return row.label or row.task
 
 
 def completed(shares: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, float]:

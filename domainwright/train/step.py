@@ -28,7 +28,7 @@ from domainwright.core.seeds import derive
 from domainwright.models.forms import TrainRow
 from domainwright.train import schedule
 from domainwright.train.job import Job
-from domainwright.train.loss import summed_loss, summed_loss_of_each
+from domainwright.train.loss import losses_of_rows, summed_loss, summed_loss_of_each
 from domainwright.train.memory import halved, out_of_memory
 from domainwright.train.mixout import mixed
 from domainwright.train.monitor import Monitor
@@ -311,11 +311,23 @@ class Watched:
 
 
 def mean_loss(job: Job, rows: Sequence[TrainRow] | Packing) -> float:
-    """Mean loss in nats per supervised token, no gradient. NaN without rows."""
+    """Mean loss in nats per supervised token, weighed by rows, no gradient. NaN without rows."""
     packing = rows if isinstance(rows, Packing) else Packing(job.base, rows)
+    if any(row.weight != 1 for row in packing.rows):
+        return _weighed_loss(job, packing)
     total, count = 0.0, 0
     for task, part in (packing.by_task() if job.adapter.tasks else {"": packing}).items():
         with torch.no_grad(), job.adapter.reading(task):
             for batch in part.passes(job.micro_tokens):
                 total, count = total + float(summed_loss(job.base, *batch)), count + len(batch[2])
     return total / count if count else math.nan
+
+
+def _weighed_loss(job: Job, packing: Packing) -> float:
+    total, count = 0.0, 0.0
+    for task, part in (packing.by_task() if job.adapter.tasks else {"": packing}).items():
+        with job.adapter.reading(task):
+            losses = losses_of_rows(job.base, part.rows, job.micro_tokens)
+        for row, loss in zip(part.rows, losses, strict=True):
+            total, count = total + row.weight * loss, count + row.weight * row.targets
+    return total / count

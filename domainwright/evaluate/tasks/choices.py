@@ -3,6 +3,7 @@
     score_i = log p(" " + choice_i | prompt)
     accuracy       argmax of score_i
     accuracy_norm  argmax of score_i / characters of choice_i
+    balanced_accuracy  accuracy_norm, every label counted alike (`maths.balanced`)
 
 Source: lm_eval 0.4.13, api/task.py (`acc`, `acc_norm`); the first of equal scores wins.
 """
@@ -23,13 +24,17 @@ from domainwright.infer.likelihood import Likelihood, Request, score
 from domainwright.models.base import Base
 from domainwright.models.forms import Prompt, continuation, offered
 
+BALANCED = "balanced_accuracy"
+"""Only where all rows have the same choices; items are weighed by who asks them."""
+READINGS = ("accuracy_norm", "accuracy")
+
 
 @TASKS.register
 class Choices:
     """Questions with one right choice."""
 
     version = 1
-    scores = ("accuracy_norm", "accuracy")
+    scores = (*READINGS, BALANCED)
 
     @staticmethod
     def run(
@@ -44,7 +49,8 @@ class Choices:
     ) -> list[Item]:
         """Score every choice of every row; a head that knows these choices says which it is."""
         if headed(base, rows):
-            return marked(base, rows, prompts, Choices.scores, listen=listen, stage=stage)
+            return marked(base, rows, prompts, READINGS, listen=listen, stage=stage)
+        reading = READINGS[0] if decide_by == BALANCED else decide_by
         requests, owners = [], []
         for number, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
             for choice in offered(row):
@@ -55,8 +61,9 @@ class Choices:
         def told(place: int, likelihood: Likelihood) -> None:
             row, mine = rows[owners[place]], known[owners[place]]
             mine[place] = likelihood.log_probability
-            if len(mine) == len(row.choices):
-                pick = _picks(row, [mine[n] for n in sorted(mine)])[decide_by]
+            # What is known so far says nothing of a balanced mean.
+            if len(mine) == len(row.choices) and decide_by != BALANCED:
+                pick = _picks(row, [mine[n] for n in sorted(mine)])[reading]
                 so_far.add(row.group, float(pick == row.answer))
 
         begun = time.perf_counter()
@@ -68,7 +75,7 @@ class Choices:
             asked = requests[start]
             start += len(row.choices)
             picks = _picks(row, [x.log_probability for x in mine])
-            pick = picks[decide_by]
+            pick = picks[reading]
             right = mine[row.answer]
             items.append(
                 Item(

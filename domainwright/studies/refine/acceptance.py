@@ -27,7 +27,7 @@ from domainwright.evaluate.retained import Change
 from domainwright.maths.significance import holm
 from domainwright.studies._format import SHARE, nats, p_value, unit
 from domainwright.studies._limits import over_limit
-from domainwright.studies.judge import ALPHA, REFERENCE, compare, summarise
+from domainwright.studies.judge import ALPHA, REFERENCE, compare, summarise, weighed
 from domainwright.studies.records import Difference
 from domainwright.studies.refine.records import Decision, Part
 
@@ -158,7 +158,9 @@ def _parts(
         if (part := part_of.get(item.id)) is not None:
             places[part].append(n)
     found = {
-        name: _difference([champion[n] for n in own], [challenger[n] for n in own])
+        name: _difference(
+            weighed([champion[n] for n in own]), weighed([challenger[n] for n in own])
+        )
         for name, own in sorted(places.items())
         if len(own) >= ITEMS and len(places) > 1
     }

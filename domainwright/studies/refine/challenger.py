@@ -93,6 +93,7 @@ class Ring:
             begin=source.adapter,
             tasks=source.data.tasks,
             shares=source.data.shares,
+            alike=source.data.alike,
             hidden=source.data.split.test,
         )
         return tune(wanted, resume=resume, listen=source.listen, stop=stop)

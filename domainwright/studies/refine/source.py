@@ -22,6 +22,7 @@ from domainwright.evaluate.tasks import TASKS
 from domainwright.methods._adapter import Adapter
 from domainwright.methods._folders import method_of
 from domainwright.prompting._sources import ask
+from domainwright.studies._alike import weights_of
 from domainwright.studies._beginnings import gone_on
 from domainwright.studies._choice import parts, score_name, strategies
 from domainwright.studies._exam import suite_of
@@ -74,7 +75,7 @@ class Source:
     @property
     def score(self) -> str:
         wanted, rows = self.study.evaluate.score, self.data.split.train
-        return score_name(wanted, self.data.task, self.task.scores, rows)
+        return score_name(wanted, self.data, self.task.scores, rows)
 
     @cached_property
     def new_tokens(self) -> int:
@@ -158,6 +159,7 @@ class Source:
             score=self.score,
             new_tokens=self.new_tokens,
             listen=self.listen,
+            weights=weights_of(self.data.split.dev, self.score),
         )
         prompt = prompter.prompt if prompter else partial(ask, settings=run.settings)
         with adapter.attached() if adapter else nullcontext():
