@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from itertools import compress
 
 from domainwright.evaluate.records import Item
-from domainwright.studies.judge import REFERENCE, lead, score_of, weighed
+from domainwright.studies._scores import weighed
+from domainwright.studies.judge import REFERENCE, lead, score_of
 from domainwright.studies.task_records import TaskScore
 
 FEWEST_ITEMS = 5

@@ -7,11 +7,13 @@ The gain and not the score, because rows that stand twice in a file may be easie
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 
 from domainwright.evaluate.records import Item
 from domainwright.maths.bootstrap import Interval, apart, interval
+from domainwright.studies._scores import means, scores, spread, weighed
 
 FEWEST_ITEMS = 5
 """Of each side: with fewer nothing is said."""
@@ -45,22 +47,27 @@ def inflation(
     there = np.array([item.id in given_away for item in asked], dtype=bool)
     if min(there.sum(), (~there).sum()) < FEWEST_ITEMS:
         return []
-    groups, before = np.array([item.group for item in asked]), _scores(asked)
+    groups = np.array([item.group for item in asked])
+    apart_of, clean_of = list(groups[there]), list(groups[~there])
     found = []
     for name in [name for name in items if name != reference]:
-        score = _scores(items[name])
-        gain = score - before
+        away, clean = (
+            [_values(list(compress(items[who], part))) for who in (name, reference)]
+            for part in (there, ~there)
+        )
         found.append(
             Inflation(
                 strategy=name,
                 given_away=int(there.sum()),
-                score=interval(score, list(groups)),
-                clean=interval(score[~there], list(groups[~there])),
-                memory=apart(gain[there], gain[~there], list(groups[there]), list(groups[~there])),
+                score=interval(_values(items[name]), list(groups)),
+                clean=interval(clean[0], clean_of),
+                memory=apart(away[0] - away[1], clean[0] - clean[1], apart_of, clean_of),
             )
         )
     return found
 
 
-def _scores(items: Sequence[Item]) -> np.ndarray:
-    return np.array([item.mark.correct for item in items], dtype=float)
+def _values(items: Sequence[Item]) -> np.ndarray:
+    """Of a part of the items as a test of its own."""
+    own = weighed(items)
+    return spread(means(scores(own)), own)

@@ -9,12 +9,12 @@ import numpy as np
 from domainwright.evaluate.metrics import SCORES
 from domainwright.evaluate.records import Item, Mark
 from domainwright.evaluate.retained import Change, Retained
-from domainwright.maths.balanced import weights, within
 from domainwright.maths.bootstrap import Interval, interval
 from domainwright.maths.crossfit import crossfitted, deflated, widening
 from domainwright.maths.significance import detectable_measured, holm, mcnemar, sign_flip
 from domainwright.studies._format import fixed, unit
 from domainwright.studies._limits import refusal
+from domainwright.studies._scores import means, scores, spread
 from domainwright.studies.entities import entity_scores
 from domainwright.studies.records import (
     ConstantAnswer,
@@ -47,12 +47,12 @@ def summarise(items: Sequence[Item]) -> dict[str, Any]:
 
 
 def score_of(items: Sequence[Item]) -> Interval:
-    return _within(0.0, _interval(_scores(items), items), items)
+    return _within(0.0, _interval(scores(items), items), items)
 
 
 def lead(items: Sequence[Item], other: Sequence[Item]) -> Interval:
     """By how much `items` are better, paired item by item."""
-    gap = _interval(_scores(items) - _scores(other), _in_folds(items, other))
+    gap = _interval(scores(items) - scores(other), _in_folds(items, other))
     return _within(-1.0, gap, items, other)
 
 
@@ -78,13 +78,13 @@ def compare(items: Mapping[str, Sequence[Item]]) -> dict[str, Difference]:
         if name == REFERENCE:
             continue
         assert [x.id for x in mine] == [x.id for x in reference], "strategies on different items"
-        difference, folded = _scores(mine) - _scores(reference), _in_folds(mine, reference)
+        difference, folded = scores(mine) - scores(reference), _in_folds(mine, reference)
         raw[name] = Difference(
             **_ends(lead(mine, reference)),
-            p=deflated(sign_flip(_means(difference), groups), _widening(difference, folded)),
+            p=deflated(sign_flip(means(difference), groups), _widening(difference, folded)),
             p_holm=1.0,
             # Exact for one model that answers all items, and folds have several.
-            mcnemar=None if folded[0].fold else _mcnemar(_scores(reference), _scores(mine)),
+            mcnemar=None if folded[0].fold else _mcnemar(scores(reference), scores(mine)),
         )
     corrected = holm({name: d.p for name, d in raw.items()})
     return {name: replace(d, p_holm=corrected[name]) for name, d in raw.items()}
@@ -236,8 +236,8 @@ def measured_detectable(items: Mapping[str, Sequence[Item]], best: str) -> float
     name = best if best != REFERENCE else (others[0] if others else None)
     if name is None or REFERENCE not in items:
         return None
-    difference = _means(_scores(items[name]) - _scores(items[REFERENCE]))
-    difference = _spread(difference, items[name])
+    difference = means(scores(items[name]) - scores(items[REFERENCE]))
+    difference = spread(difference, items[name])
     value = detectable_measured(difference, [x.group for x in items[name]])
     return None if np.isnan(value) else value * _widening(difference, items[name]) ** 0.5
 
@@ -305,17 +305,9 @@ def pooled(runs: Sequence[Sequence[Item]]) -> list[Item]:
     return found
 
 
-def weighed(items: Sequence[Item]) -> list[Item]:
-    """Some of the test items as a score of their own: where labels count alike, alike in these."""
-    if all(x.weight == 1 for x in items):
-        return list(items)
-    weight = weights([x.reference for x in items])
-    return [replace(x, weight=weight[x.reference]) for x in items]
-
-
 def _interval(values: np.ndarray, items: Sequence[Item]) -> Interval:
     """Of the mean; wider where the items were answered out of fold."""
-    groups, values = [x.group for x in items], _spread(values, items)
+    groups, values = [x.group for x in items], spread(values, items)
     if not items or not items[0].fold:
         return interval(values, groups)
     return crossfitted(values, groups, *_folds(items))
@@ -345,26 +337,6 @@ def _folds(items: Sequence[Item]) -> tuple[list[int], int]:
     """(the fold of every item, folds of the study)."""
     told = [x.fold.split("/") for x in items]
     return [int(number) for number, _ in told], int(told[0][1])
-
-
-def _scores(items: Sequence[Item]) -> np.ndarray:
-    """One number per item (I,), or per training seed and item (S, I)."""
-    weight_I = np.array([x.weight for x in items], dtype=float)
-    if items and items[0].marks:
-        return np.array([x.marks for x in items], dtype=float).T * weight_I
-    return np.array([x.mark.correct for x in items], dtype=float) * weight_I
-
-
-def _spread(values: np.ndarray, items: Sequence[Item]) -> np.ndarray:
-    """Values whose mean varies as theirs does: within the labels, where labels count alike."""
-    if all(x.weight == 1 for x in items):
-        return values
-    return within(values, [x.reference for x in items])
-
-
-def _means(values: np.ndarray) -> np.ndarray:
-    """Over training seeds."""
-    return np.atleast_2d(values).mean(axis=0)
 
 
 def _ends(value: Interval) -> dict[str, float]:

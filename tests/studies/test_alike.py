@@ -25,6 +25,7 @@ from domainwright.studies._alike import (
 from domainwright.studies.api import decide
 from domainwright.studies.by_task import by_task
 from domainwright.studies.costs import costs
+from domainwright.studies.inflation import inflation
 from domainwright.studies.judge import compare, measured_detectable, summarise
 from domainwright.studies.prices import PriceSettings
 from domainwright.studies.records import Answered
@@ -143,6 +144,15 @@ class TestVerdict:
             own = [x for x in items[found.strategy] if tasks[x.id] == found.task]
             wanted = balanced_accuracy_score([x.reference for x in own], [x.reply for x in own])
             assert found.score.mean == pytest.approx(wanted)
+
+    def test_what_is_given_away_is_balanced_in_itself(self, items):
+        (found,) = inflation(items, "zero_shot", {f"c{n}" for n in range(0, 300, 4)})
+        own = items["lora"]
+        clean = [x for n, x in enumerate(own) if n % 4]
+        for score, part in ((found.score, own), (found.clean, clean)):
+            wanted = balanced_accuracy_score([x.reference for x in part], [x.reply for x in part])
+            assert score.mean == pytest.approx(wanted)
+        assert found.memory.low < 0 < found.memory.high
 
 
 class TestTraining:

@@ -27,7 +27,8 @@ from domainwright.evaluate.retained import Change
 from domainwright.maths.significance import holm
 from domainwright.studies._format import SHARE, nats, p_value, unit
 from domainwright.studies._limits import over_limit
-from domainwright.studies.judge import ALPHA, REFERENCE, compare, summarise, weighed
+from domainwright.studies._scores import weighed
+from domainwright.studies.judge import ALPHA, REFERENCE, compare, summarise
 from domainwright.studies.records import Difference
 from domainwright.studies.refine.records import Decision, Part
 
