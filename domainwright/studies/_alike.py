@@ -9,6 +9,7 @@ often (`train.order`), and a state is chosen by a development loss in which they
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from domainwright.core.errors import ConfigError
 from domainwright.core.records import Choice, Row
@@ -17,6 +18,7 @@ from domainwright.maths.balanced import weights
 from domainwright.models.forms import TrainRow
 from domainwright.studies.study import StudySettings
 
+R = TypeVar("R", bound=Row)
 LOPSIDED = 0.8
 """Share of the commonest label from which labels count alike."""
 FEWEST_TESTED = 5
@@ -56,6 +58,27 @@ def label(row: Choice) -> str:
 def labels_in(rows: Sequence[Row]) -> dict[str, str]:
     """Id -> label."""
     return {row.id: label(row) for row in rows if isinstance(row, Choice)}
+
+
+def by_turns(rows: Sequence[R]) -> list[R]:
+    """Rows of every label in turn, each label's in their order: the first few hold the rare ones.
+
+    >>> rows = [Choice(id=i, group="", file="", line=1, question="?", choices=("a", "b"), answer=n)
+    ...         for i, n in [("1", 0), ("2", 0), ("3", 0), ("4", 1)]]
+    >>> [row.id for row in by_turns(rows)]
+    ['1', '4', '2', '3']
+    """
+    labels, turns, seen = labels_in(rows), dict[str, int](), Counter[str]()
+    for row in rows:
+        turns[row.id] = seen[labels[row.id]]
+        seen[labels[row.id]] += 1
+    return sorted(rows, key=lambda row: turns[row.id])
+
+
+def shares_in(rows: Sequence[Row]) -> dict[str, float]:
+    """Label -> its share of the rows."""
+    found = Counter(labels_in(rows).values())
+    return {name: found[name] / found.total() for name in sorted(found)}
 
 
 def alike_notes(rows: Sequence[Row]) -> list[str]:

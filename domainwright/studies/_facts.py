@@ -66,7 +66,7 @@ def by_label(verdict: Verdict) -> list[tuple[str, int, dict[str, int]]]:
     """(label, its items, strategy -> how many it told rightly), the rarest first; empty where
     labels do not count alike."""
     found: dict[str, tuple[int, dict[str, int]]] = {}
-    for r in measured(verdict) if verdict.data.alike else []:
+    for r in measured(verdict) if verdict.data.labels else []:
         for label in sorted({x.true for x in r.answered}):
             own = [x for x in r.answered if x.true == label]
             _, right = found.setdefault(label, (sum(x.items for x in own), {}))

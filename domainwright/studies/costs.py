@@ -8,8 +8,10 @@
     break-even  Q* = (F' difference) / (months · (c_b - c_a) / 1000)        questions a month
     benefit     B = months · questions · (score · right - (1 - score) · wrong) - T
                 B = months · questions · mean of v(true label, label answered) - T
+                B = months · questions · Σ share of a label · mean of v within it - T
 
-v is `right` for the true label, else minus the cost of that error in the price book.
+The last where labels count alike and rare ones were asked first. v is `right` for the true label,
+else minus the cost of that error in the price book.
 
 F' is F with its refreshes and storage: all that does not grow with the questions. Every
 figure follows from numbers that the report shows.
@@ -18,12 +20,14 @@ Source: methods.md §11.3.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import combinations
 
 import numpy as np
 
+from domainwright.maths.balanced import within
 from domainwright.maths.bootstrap import Interval, interval
 from domainwright.studies._choice import parts
 from domainwright.studies._limits import refusal
@@ -137,21 +141,27 @@ def _cost(
         refresh=refresh,
         storage_month=storage,
         total=total,
-        benefit=_benefit(r, prices, total, alike=data.alike, spread=spread),
+        benefit=_benefit(r, prices, total, data.labels, spread=spread),
     )
 
 
 def _benefit(
-    r: StrategyResult, prices: PriceSettings, total: float, *, alike: bool, spread: bool
+    r: StrategyResult,
+    prices: PriceSettings,
+    total: float,
+    shares: Mapping[str, float],
+    *,
+    spread: bool,
 ) -> Interval | None:
     """What its answers are worth.
 
     Args:
-        alike: labels count alike in the score, which then says nothing of how many are right.
+        shares: label -> its share of all rows, where labels count alike in the score, which then
+            says nothing of how many answers are right.
     """
     asked = prices.months * prices.questions_month
-    if r.answered and (prices.errors or (alike and prices.right is not None)):
-        value = _value(r.answered, prices, spread=spread)
+    if r.answered and (prices.errors or (shares and prices.right is not None)):
+        value = _value(r.answered, prices, shares, spread=spread)
         return Interval(*(asked * x - total for x in (value.mean, value.low, value.high)))
     if r.score is None or prices.right is None:
         return None
@@ -164,12 +174,27 @@ def _benefit(
     )
 
 
-def _value(answers: Sequence[Answered], prices: PriceSettings, *, spread: bool) -> Interval:
-    """What an answer brings on average, whole groups drawn."""
-    each = [prices.value(x.true, x.answered) for x in answers for _ in range(x.items)]
+def _value(
+    answers: Sequence[Answered],
+    prices: PriceSettings,
+    shares: Mapping[str, float],
+    *,
+    spread: bool,
+) -> Interval:
+    """What an answer brings on average, whole groups drawn; of labels with shares, Σ share · mean
+    within the label."""
+    every = [x for x in answers for _ in range(x.items)]
+    each = np.array([prices.value(x.true, x.answered) for x in every])
+    if shares:
+        labels = [x.true for x in every]
+        asked = Counter(labels)
+        # Labels that nobody was asked about have no mean: the others divide their share.
+        there = sum(shares[label] for label in asked)
+        each *= [len(every) * shares[label] / (there * asked[label]) for label in labels]
+        each = within(each, labels)
     if spread:
-        return interval(np.array(each), [x.group for x in answers for _ in range(x.items)])
-    mean = float(np.mean(each))
+        return interval(each, [x.group for x in every])
+    mean = float(each.mean())
     return Interval(mean, mean, mean)
 
 

@@ -32,7 +32,7 @@ from domainwright.curate.tagged import as_extractions, kinds_of
 from domainwright.evaluate.lm_eval_exam import TaskExam
 from domainwright.evaluate.tasks import TASKS
 from domainwright.models.base import Base
-from domainwright.studies._alike import alike_notes, counted_alike
+from domainwright.studies._alike import alike_notes, by_turns, counted_alike, shares_in
 from domainwright.studies._base import base_of
 from domainwright.studies._cleaned import curated
 from domainwright.studies._entries import as_source, shared
@@ -115,8 +115,10 @@ class StudyData:
         return [row for part in self.folds or (self,) for row in part.split.test]
 
     def test_items(self, count: int, seed: int) -> list[Row]:
-        """The first `count` test rows of an order that depends on the seed and the ids alone."""
-        return sorted(self.to_ask, key=lambda row: share(seed, row.id))[:count]
+        """The first `count` test rows of an order that depends on the seed and the ids alone; where
+        labels count alike, of each in turn."""
+        rows = sorted(self.to_ask, key=lambda row: share(seed, row.id))
+        return (by_turns(rows) if self.alike else rows)[:count]
 
     def record(self, tested: Sequence[Row], detectable: float) -> Data:
         """What the verdict says about the data."""
@@ -135,7 +137,7 @@ class StudyData:
             detectable=detectable,
             folds=len(self.folds),
             lm_eval=self.asked_in_lm_eval,
-            alike=self.alike,
+            labels=shares_in(self.to_ask) if self.alike else {},
         )
 
 
@@ -261,11 +263,17 @@ def laid_out(
     cleaned, dropped = _without_leaks(divided, report, keep=study.data.leaks == "keep")
     shaped = shape(study, cleaned, documents, base=base, folder=folder, listen=listen)
     cleaned = replace(cleaned, train=tuple(shaped.rows))
+    if found.alike:  # a run watches the first few
+        cleaned = replace(cleaned, dev=tuple(by_turns(cleaned.dev)))
     aside = [*found.set_aside, *dropped, *shaped.set_aside]
     reads = [*found.reads, *shaped.made]
     everyone = [*cleaned.train, *cleaned.dev, *cleaned.test]
     tasks = tasks_of(everyone, found.entries, reads)
     shares, notes = mixed(study, cleaned.train, tasks)
+    said = [
+        *label_notes(found.labels, cleaned),
+        *(alike_notes(everyone) if found.alike else ()),
+    ]
     manifest = write_dataset(folder / "dataset", cleaned, aside, reads)
     everything = [x for r in (*reads, *found.document_reads) for x in r.set_aside] + aside
     return StudyData(
@@ -281,13 +289,7 @@ def laid_out(
         shares=shares,
         tasks=tasks,
         alike=found.alike,
-        notes=(
-            *found.notes,
-            *notes,
-            *shaped.notes,
-            *label_notes(found.labels, cleaned),
-            *(alike_notes(everyone) if found.alike else ()),
-        ),
+        notes=(*found.notes, *notes, *shaped.notes, *said),
         of_lm_eval=found.exam,
     )
 

@@ -294,8 +294,9 @@ class Data:
     counts all rows and `test` none. 0: one test part."""
     lm_eval: dict[str, str] = field(default_factory=dict)
     """Task of lm-eval -> its version, where the study is about such tasks; empty: own files."""
-    alike: bool = False
-    """Whether labels count alike in the score, however many rows each has."""
+    labels: dict[str, float] = field(default_factory=dict)
+    """Label -> its share of all rows that could be asked, where labels count alike in the score and
+    rare ones are asked first; empty: rows count alike."""
 
 
 QUOTED = 40

@@ -25,6 +25,7 @@ from domainwright.studies._alike import (
 from domainwright.studies.api import decide
 from domainwright.studies.by_task import by_task
 from domainwright.studies.costs import costs
+from domainwright.studies.data import prepare
 from domainwright.studies.inflation import inflation
 from domainwright.studies.judge import compare, measured_detectable, summarise
 from domainwright.studies.prices import PriceSettings
@@ -174,18 +175,41 @@ class TestTraining:
         assert [row.weight for row in found] == [2.5] * 2 + [0.625] * 8 + [1.0]
 
 
-def test_what_answers_are_worth_follows_from_their_number():
-    """Nine of ten are right though half of the labels are: a balanced half is no half right."""
+def test_what_answers_are_worth_follows_from_the_labels_shares():
+    """Half of the frauds and all fine ones are told; of all rows one in a hundred is fraud."""
+    counts = [("fraud", "fraud", 10), ("fraud", "fine", 10), ("fine", "fine", 80)]
     answers = [
-        Answered(group=str(n), true=LABELS[n >= 10], answered="fine", items=1) for n in range(100)
+        Answered(group=f"{true} {said} {n}", true=true, answered=said, items=1)
+        for true, said, number in counts
+        for n in range(number)
     ]
-    half = replace(verdicts.result("zero_shot", 0.5, None), answered=answers)
+    half = replace(verdicts.result("zero_shot", 0.75, None), answered=answers)
     book = PriceSettings(right=1.0, wrong=1.0, machine_hour=0.0, months=1, questions_month=1000)
-    data = verdicts.verdict().data
-    (alike,) = costs([half], book, replace(data, alike=True), gigabytes={}).strategies
-    assert alike.benefit.mean == pytest.approx(1000 * 0.8)
-    (plain,) = costs([half], book, data, gigabytes={}).strategies
-    assert plain.benefit.mean == pytest.approx(0.0)
+    data = replace(verdicts.verdict().data, labels={"fraud": 0.01, "fine": 0.99})
+    for errors, wrong in (({}, 1.0), ({"fraud": {"fine": 30.0}}, 30.0)):
+        priced = replace(book, errors=errors)
+        (found,) = costs([half], priced, data, gigabytes={}).strategies
+        assert found.benefit.mean == pytest.approx(1000 * (0.99 + 0.01 * (0.5 - 0.5 * wrong)))
+        assert found.benefit.low < found.benefit.mean < found.benefit.high
+    unseen = replace(data, labels={"fraud": 0.01, "fine": 0.89, "odd": 0.1})
+    (found,) = costs([half], book, unseen, gigabytes={}).strategies
+    assert found.benefit.mean == pytest.approx(1000 * 0.89 / 0.9)
+    (plain,) = costs([half], book, verdicts.verdict().data, gigabytes={}).strategies
+    assert plain.benefit.mean == pytest.approx(500.0)
+
+
+def test_rare_labels_are_asked_and_watched_first(tmp_path, base):
+    file = world.study_file(tmp_path, base, data={"train": "payments.csv"})
+    write_payments(tmp_path / "payments.csv", fraud=40, fine=1960)
+    found = prepare(read_study(file), tmp_path / "run")
+    asked = [row.choices[row.answer] for row in found.test_items(30, seed=0)]
+    there = sum(row.choices[row.answer] == "fraud" for row in found.split.test)
+    assert asked.count("fraud") == min(there, 15) >= 5
+    watched = [row.choices[row.answer] for row in found.split.dev]
+    own = watched.count("fraud")
+    assert watched[: 2 * own].count("fraud") == own > 0
+    told = found.record(found.test_items(30, 0), 0.1).labels
+    assert told["fraud"] == pytest.approx(there / len(found.split.test))
 
 
 class TestDevelopmentLoss:
