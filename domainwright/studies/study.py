@@ -109,8 +109,8 @@ class EvaluateSettings:
     items: int | None = None
     """Test items asked. None: as many as the budget allows, at most 200."""
     score: str = "auto"
-    """What decides: token_f1, rouge_l, exact_match; accuracy_norm, accuracy; entity_f1; with
-    `data.task` a metric of the task, as lm-eval names it."""
+    """What decides: token_f1, rouge_l, exact_match; accuracy_norm, accuracy, balanced_accuracy;
+    entity_f1; with `data.task` a metric of the task, as lm-eval names it."""
     new_tokens: int | None = None
     """Longest answer. None: half more than 95 % of the training answers
     need, at most 128."""
