@@ -92,10 +92,18 @@ class _Round:
     lost: dict[str | None, tuple[str, int]] = field(default_factory=dict)
     """Training -> (newest checkpoint, workers lost since)."""
 
-    def tell(self, label: str, words: str, step: Step | None = None, *, over: bool = False) -> None:
+    def tell(
+        self,
+        label: str,
+        words: str,
+        step: Step | None = None,
+        *,
+        done: int = 0,
+        over: bool = False,
+    ) -> None:
         wanted = self.parts[label]
         steps = self.until or wanted.settings.steps or wanted.steps or 1
-        step = step or Step("", steps if over else 0, steps)
+        step = step or Step("", steps if over else done, steps)
         facts = {**step.facts, "on ray": words}
         self.listen(replace(step, stage=f"train {label}", facts=facts))
 
@@ -204,6 +212,7 @@ class RayWorkers:
         if label is not None:
             places = (now.parts[label].folder / "checkpoints").glob("step-*")
             mark = max((p.name for p in places), default="")
+        done = int(mark.rpartition("-")[2] or 0)
         before, count = now.lost.get(label, ("", 0))
         count = count + 1 if before == mark else 1
         now.lost[label] = mark, count
@@ -218,7 +227,7 @@ class RayWorkers:
         self._workers.remove(worker)
         if label is not None:
             now.waiting.insert(0, label)
-            now.tell(label, "its worker was lost; goes on from its last checkpoint")
+            now.tell(label, "its worker was lost; goes on from its last checkpoint", done=done)
         self._begin()
 
     def _look(self, now: _Round) -> None:

@@ -162,6 +162,8 @@ class TestWorkers:
 
         ray = Walking(losses=[True] * 3 * MOST_LOSSES)
         assert trained(ray, "lora", most=1) == {"lora": None}
+        told = [done for _, done, words in trained.told if "last checkpoint" in words]
+        assert told == list(range(99 - 3 * MOST_LOSSES, 99))
 
     def test_what_goes_wrong_in_a_worker_is_raised_as_it_was(self, trained):
         with pytest.raises(DataError, match="The rows are bad"):
