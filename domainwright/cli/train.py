@@ -52,4 +52,7 @@ def train(
         f"{figures.minutes:.1f} minutes, {figures.tokens_per_s:.0f} tokens/s, peak "
         f"{figures.peak_rss_mib / 1024:.1f} GiB, {figures.trainable:,} trainable parameters"
     )
+    if figures.settings.get("alike"):
+        print("labels   read equally often, for one has most rows; with")
+        print("         --set evaluate.score=accuracy_norm every row is read once an epoch")
     print(f"adapter  {output / 'adapter'}")

@@ -106,7 +106,7 @@ def read_alike(documents: Sequence[TrainRow], rows: Sequence[Row]) -> list[Train
 
 def equal_shares(documents: Sequence[TrainRow]) -> dict[str, float]:
     """Label -> share of an epoch."""
-    names = sorted({document.label for document in documents})
+    names = sorted({document.label for document in documents if document.label})
     return dict.fromkeys(names, 1 / len(names))
 
 

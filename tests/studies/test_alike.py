@@ -8,7 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
+from typer.testing import CliRunner
 
+from domainwright.cli.main import app
 from domainwright.core.errors import ConfigError
 from domainwright.core.records import Chat, Choice, Message
 from domainwright.maths.bootstrap import Interval
@@ -268,6 +270,16 @@ class TestStudy:
         assert "Right, label by label" in render(verdict)
         again = decide(file, tmp_path / "run", resume=True).verdict
         assert again.strategies == verdict.strategies
+
+    @pytest.mark.parametrize("more", [(), ("--set", "evaluate.score=accuracy_norm")])
+    def test_a_single_training_says_how_it_reads(self, tmp_path, base, more):
+        changes = world.merged(self.CHANGES, {"train": {"steps": 2}})
+        file = world.study_file(tmp_path, base, **changes)
+        write_payments(tmp_path / "payments.csv")
+        asked = ["train", str(file), "--method", "ia3", "-o", str(tmp_path / "run"), *more]
+        done = CliRunner().invoke(app, asked)
+        assert done.exit_code == 0, done.stderr
+        assert ("read equally often" in done.stdout) == (not more)
 
     def test_every_row_counts_alike_where_the_user_says_so(self, tmp_path, base):
         changes = world.merged(self.CHANGES, {"evaluate": {"score": "accuracy_norm"}})
