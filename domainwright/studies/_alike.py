@@ -85,9 +85,9 @@ def alike_notes(rows: Sequence[Row]) -> list[str]:
     """What the verdict says where labels count alike."""
     ((common, count),) = Counter(labels_in(rows).values()).most_common(1)
     return [
-        f"{count / len(rows):.0%} of the rows are {common!r}: every label counts alike (balanced "
-        "accuracy), and training reads them equally often. `evaluate: {score: accuracy_norm}` "
-        "counts every row alike."
+        f"{100 * count / len(rows):.0f} % of the rows are “{common}”: every label counts alike "
+        "(balanced accuracy), and training reads them equally often. Set evaluate.score to "
+        "accuracy_norm where every row should count alike."
     ]
 
 
